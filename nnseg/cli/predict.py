@@ -64,14 +64,14 @@ def predict(
         typer.Option(
             metavar="SHARE",
             parser=reader("--step", parse_step),
-            help="Step between tiles as a fraction of the patch. Default: as the model was scored.",
+            help="Step between tiles, as a share of the patch. Default: as scored.",
             rich_help_panel=WAY,
         ),
     ] = None,
     mirror: Annotated[
         bool | None,
         typer.Option(
-            help="Average mirrored copies: 2 to 8 times slower, often better. Default: as scored.",
+            help="Average mirrored copies: slower, often better. Default: as scored.",
             metavar="",
             rich_help_panel=WAY,
         ),
@@ -85,26 +85,28 @@ def predict(
         typer.Option(
             metavar="N",
             parser=whole_number("--dropout", 0),
-            help="Average N draws of dropped channels, of networks planned with network.dropout. Default: 0, none dropped.",
+            help="Average N draws of dropout. Default: 0.",
+            show_default=False,
             rich_help_panel=WAY,
         ),
     ] = 0,
     postprocessing: Annotated[
         bool,
-        typer.Option(help="Remove components and fill holes as chosen on held-out cases.", metavar="", rich_help_panel=WAY),
+        typer.Option(help="Postprocess as chosen on held-out cases.", metavar="", show_default=False, rich_help_panel=WAY),
     ] = True,
     on_missing_channel: Annotated[
         OnMissingChannel,
         typer.Option(
-            help="A scan that lacks a channel: error, or use the others.",
-            **one_of("--on-missing-channel", get_args(OnMissingChannel)),
+            help="A scan that lacks a channel: error, or use the others. Default: error.",
+            show_default=False,
+            **one_of("--on-missing-channel", get_args(OnMissingChannel)) | {"metavar": "WHAT"},
         ),
     ] = "error",
     threshold: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[LABEL=]P",
-            help="Give voxels a label from this probability on; repeatable. Default: the most probable label.",
+            metavar="P",
+            help="Label voxels from probability P on, or LABEL=P; repeatable.",
             rich_help_panel=WAY,
         ),
     ] = None,

@@ -1,8 +1,11 @@
 """What is returned by any public function shows itself on at most a screen."""
 
+import shutil
+
 import pytest
 
 import nnseg
+from nnseg.commands.explain import ExplainedFolder
 from nnseg.core.dataset import Finding
 from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
 from nnseg.core.labels import Labels
@@ -33,8 +36,12 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
     epochs = list(training)
     model = nnseg.load(training.model(), device="cpu")
     done = Run(ball_run)
+    audited = shutil.copytree(ball_run, place / "audited")
     return {
+        "audit": nnseg.audit(audited, workers=1),
         "check": nnseg.check(ball_dataset, workers=1),
+        "explain": ExplainedFolder(folder=place, explanations=()),
+        "validate": nnseg.validate(ball_dataset, place / "validated", ball_run, device="cpu"),
         "evaluate": (evaluated := nnseg.evaluate(ball_run)),
         "information": nnseg.information(),
         "load": model,
