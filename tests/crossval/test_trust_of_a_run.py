@@ -369,7 +369,7 @@ def test_volume_errors_are_those_of_other_folds():
     assert trust.labels["a"].volume_errors == pytest.approx((min(errors), max(errors)))
     assert trust.confidence(agreements[0]).volume_factors["a"][1] == pytest.approx(1.0)
     false = replace(cases[0], score=case_score("false", {"a": Counts(tp=0, fp=50, fn=0, tn=900)}))
-    assert fit_trust([false, *cases[1:]]).confidence(agreements[0]).volume_factors["a"][0] == 0.0
+    assert fit_trust([false, *cases[1:]]).confidence(agreements[0]).volume_factors["a"][0] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_spread_grows_with_the_distance_from_the_held_out_cases():

@@ -106,7 +106,7 @@ def test_an_editor_finds_a_schema_beside_the_plan_that_the_plan_obeys(plan: Plan
         ),
         ("patch = [32, 32]", "patch = [32, nan]", "plan.toml: patch.1 = nan must be a whole number from 1 to 65536"),
         ('scheme = "ct"', 'scheme = "CT"', 'preprocessing.normalization.1.scheme = "CT" must be one of'),
-        ('kind = "residual"', "kind = residual", "plan.toml is not valid TOML: Invalid value (at line 48, column 8)"),
+        ('kind = "residual"', "kind = residual", "plan.toml is not valid TOML: Invalid value (at line 49, column 8)"),
         ("batch_size = 2\n", f"batch_size = {'9' * 5000}\n", "plan.toml holds a number of thousands of digits"),
         ("batch_size = 2\n", f"batch_size = {'[' * 3000}\n", "or lists nested too deeply"),
     ],
