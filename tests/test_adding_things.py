@@ -332,7 +332,7 @@ def test_a_command(toys) -> None:
     toy = toys("a command")
     toy.create("nnseg/commands/toy.py", f'"""A toy."""\n\n\ndef count_cases(run) -> int:\n    {MARK}return len(run.cases)\n')
     body = (
-        "\n\n@app.command(rich_help_panel=PANEL)\ndef toy(run: KnownRun) -> None:\n"
+        "\n\n@app.command(rich_help_panel=EVALUATE)\ndef toy(run: KnownRun) -> None:\n"
         '    """Count the cases of a run."""\n'
         "    from nnseg.commands.toy import count_cases\n    from nnseg.storage.run import Run\n\n"
         "    print(f'{count_cases(Run(run))} cases')\n"

@@ -18,9 +18,9 @@ from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector, format_axes
 from nnseg.core.image import Floats, Integers, LabelMap, PreprocessedCase, Scan, nonzero_box
 from nnseg.core.plan import Plan
+from nnseg.core.registration import Registration
 from nnseg.preprocessing.borders import FAR, add_borders
 from nnseg.preprocessing.normalize import normalize
-from nnseg.preprocessing.register import register_channels
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
 from nnseg.storage.images.raw import check_memory
 
@@ -54,7 +54,7 @@ def preprocess(
         ModelError: the previous stage's label map is missing, or the plan is not a cascade's.
     """
     _check(scan, plan, label_map=label_map, previous=previous)
-    scan, registrations = register_channels(scan, plan.preprocessing.registration)
+    scan, registrations = _registered(scan, plan)
     turn = plan_orientation(scan, plan)
     if turn != Reorientation():
         scan = replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
@@ -74,6 +74,14 @@ def preprocess(
     if indices is not None:
         image = np.concatenate([image, np.maximum(indices, 0)[np.newaxis].astype(np.float32)])  # ignored voxels get index 0
     return PreprocessedCase(name=name, image=image, labels=labels, placement=placement, registrations=registrations)
+
+
+def _registered(scan: Scan, plan: Plan) -> tuple[Scan, tuple[Registration, ...]]:
+    if plan.preprocessing.registration == "none":
+        return scan, ()
+    from nnseg.preprocessing.register import register_channels  # noqa: PLC0415 (SimpleITK, which training does without)
+
+    return register_channels(scan, plan.preprocessing.registration)
 
 
 def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Floats:
