@@ -19,7 +19,7 @@ import numpy as np
 
 from nnseg.core.scores import LabelScore
 from nnseg.storage.run import Run
-from nnseg.volumetry.visits import Change, MeasuredVolume, Visit, find_changes
+from nnseg.volumetry.visits import MeasuredVolume, Visit, VolumeChange, find_changes
 
 DAYS = date(2024, 1, 1), date(2024, 1, 2)
 
@@ -52,7 +52,7 @@ def main() -> None:
         print(f"{label:16}{truth.mean():+12.1f}{error:+12.2f}{limits:>20}{covered:10.2f}{width:14.1f}")
 
 
-def _change(patient: str, pairs: dict[str, Sequence[LabelScore]]) -> Change:
+def _change(patient: str, pairs: dict[str, Sequence[LabelScore]]) -> VolumeChange:
     others = [one.reference_ml / one.volume_ml for p, pair in pairs.items() if p != patient for one in pair]
     low, high = (min(others), max(others)) if len(others) < 19 else np.quantile(others, [0.05, 0.95])
     measured = {

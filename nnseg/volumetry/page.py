@@ -24,7 +24,7 @@ from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.volumetry.charts import format_ml, format_percentile, format_range, percentile_svg, visits_svg, volumes_svg
-from nnseg.volumetry.visits import Change, MeasuredVolume
+from nnseg.volumetry.visits import MeasuredVolume, VolumeChange
 from nnseg.volumetry.volumes import CaseVolumes, Volumetry
 
 MOST_COLUMNS = 8
@@ -68,7 +68,7 @@ def sheet_html(
     volumetry: Volumetry,
     labels: Labels,
     pictures: Sequence[Picture],
-    changes: Mapping[str, Change] | None = None,
+    changes: Mapping[str, VolumeChange] | None = None,
 ) -> str:
     """A page about one case, to be printed: one of A4 for a dozen labels.
 

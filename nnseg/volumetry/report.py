@@ -27,7 +27,7 @@ from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.tables import changes_table, long_table, read_patients, read_visits, wide_table
-from nnseg.volumetry.visits import Change, Visit, find_changes
+from nnseg.volumetry.visits import Visit, VolumeChange, changes_between, find_changes
 from nnseg.volumetry.volumes import VOLUMES, CaseVolumes, Patient, Volumetry, describe_volumes, volumes_at
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
     return case
 
 
-def _changes_before(options: VolumetryOptions, case: CaseVolumes) -> dict[str, Change]:
+def _changes_before(options: VolumetryOptions, case: CaseVolumes) -> dict[str, VolumeChange]:
     """The change of each label of a case since the patient's visit before; {} if there is none, or its label map cannot be read."""
     visit = options.visits.get(case.name)
     of_patient = [name for name, one in options.visits.items() if visit and one.patient == visit.patient]
@@ -168,8 +168,8 @@ def _changes_before(options: VolumetryOptions, case: CaseVolumes) -> dict[str, C
         return {}
     with suppress_unless_fault(NnsegError):
         first = _describe(options, before, _read_case(options, options.records[before])[0])
-        volumes = {before: volumes_at(first, options.visits[before]), case.name: volumes_at(case, visit)}
-        return {change.label: change for change in find_changes(volumes, options.visits, to=case.name)}
+        measured = volumes_at(first, options.visits[before]), volumes_at(case, visit)
+        return {change.label: change for change in changes_between(visit.patient, *measured)}
     return {}
 
 

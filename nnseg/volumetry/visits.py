@@ -43,7 +43,7 @@ class MeasuredVolume(FrozenModel):
     interval: Range | None = None
 
 
-class Change(FrozenModel):
+class VolumeChange(FrozenModel):
     """The change of a label's volume from one visit of a patient to a later one.
 
     Args:
@@ -69,33 +69,34 @@ class Change(FrozenModel):
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def find_changes(
-    volumes: Mapping[str, Mapping[str, MeasuredVolume]], visits: Mapping[str, Visit], *, to: str = ""
-) -> Iterator[Change]:
+def find_changes(volumes: Mapping[str, Mapping[str, MeasuredVolume]], visits: Mapping[str, Visit]) -> Iterator[VolumeChange]:
     """The changes from each visit of a patient to the next, and from the first to the last, patient by patient.
 
     Args:
         volumes: of each label, by the case's name.
         visits: by the case's name; other cases are left out.
-        to: only the changes from the visit before this case to it.
     """
     of_patient = defaultdict[str, list[str]](list)
     for case in sorted(set(volumes) & set(visits), key=lambda case: (visits[case].date, case)):
         of_patient[visits[case].patient].append(case)
     for patient, cases in sorted(of_patient.items()):
-        pairs = [*pairwise(cases)] + ([(cases[0], cases[-1])] if len(cases) > 2 and not to else [])
-        for before, after in pairs:
-            if to in ("", after):
-                labels = [label for label in volumes[before] if label in volumes[after]]
-                yield from (_change(patient, label, volumes[before][label], volumes[after][label]) for label in labels)
+        for before, after in [*pairwise(cases)] + ([(cases[0], cases[-1])] if len(cases) > 2 else []):
+            yield from changes_between(patient, volumes[before], volumes[after])
 
 
-def _change(patient: str, label: str, before: MeasuredVolume, after: MeasuredVolume) -> Change:
+def changes_between(
+    patient: str, before: Mapping[str, MeasuredVolume], after: Mapping[str, MeasuredVolume]
+) -> Iterator[VolumeChange]:
+    """The change of each label that was measured at both of two visits."""
+    return (_change(patient, label, before[label], after[label]) for label in before if label in after)
+
+
+def _change(patient: str, label: str, before: MeasuredVolume, after: MeasuredVolume) -> VolumeChange:
     percent = 100 * (after.ml / before.ml - 1) if before.ml else None
     days = (after.date - before.date).days
     yearly = percent * DAYS_OF_YEAR / days if percent is not None and days >= FEWEST_DAYS else None
     interval = _interval(before, after)
-    return Change(
+    return VolumeChange(
         patient=patient, label=label, before=before, after=after, percent=percent, interval=interval, percent_per_year=yearly
     )
 

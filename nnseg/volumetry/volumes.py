@@ -14,7 +14,7 @@ from nnseg.core.names import FileName
 from nnseg.core.population import Age, Percentile, Population, Sex
 from nnseg.core.trust import Confidence, FolderDice
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
-from nnseg.volumetry.visits import Change, MeasuredVolume, Visit
+from nnseg.volumetry.visits import MeasuredVolume, Visit, VolumeChange
 
 ML = "ml"
 
@@ -110,7 +110,7 @@ class Volumetry(FrozenModel):
     cases: tuple[CaseVolumes, ...]
     expected: FolderDice | None = None
     visits: dict[str, Visit] = Field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
+    changes: tuple[VolumeChange, ...] = ()
     files: dict[FileName, str] = Field(default_factory=dict)
 
     @property
