@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -25,6 +25,9 @@ from nnseg.cli.options import (
 )
 from nnseg.cli.output import exit_for_errors, loading, log_to_terminal, show
 from nnseg.core.options import FAST_STEP, Options, Platform
+
+if TYPE_CHECKING:
+    from nnseg.serving.messages import PredictionOrder
 
 PANEL = "Take part in challenges"
 
@@ -62,7 +65,6 @@ def submit(
     with loading():
         from nnseg.core.dataset import Reading, describe_unused
         from nnseg.interop.challenges.rules import load_challenge
-        from nnseg.serving.messages import PredictionOrder
         from nnseg.serving.pool import WorkerPool
 
     rules = load_challenge(challenge)
@@ -70,10 +72,7 @@ def submit(
         from nnseg.commands.submit import submission_order
         from nnseg.commands.submit import submit as write_submission
 
-    order = PredictionOrder(
-        models=models, out=out, folds=options.folds, device=options.device, step=FAST_STEP if fast else None,
-        mirror=False if fast else None, spacing=options.spacing, verbose=verbose,
-    )  # fmt: skip
+    order = _order(models, out, options, fast=fast, verbose=verbose)
     with WorkerPool(submission_order(order, out, rules), devices=options.devices, memory_gb=memory) as workers:
         made = write_submission(scans, workers, rules, Reading.of(options), force=force)
     if as_json:
@@ -146,16 +145,22 @@ def profile(
         from nnseg.commands.profile import profile as measure
         from nnseg.core.dataset import Reading
         from nnseg.interop.challenges.rules import load_challenge
-        from nnseg.serving.messages import PredictionOrder
 
     limits = load_challenge(challenge).limits if challenge else None
-    order = PredictionOrder(
-        models=models, out=out, folds=options.folds, device=options.device, step=FAST_STEP if fast else None,
-        mirror=False if fast else None, spacing=options.spacing, verbose=verbose,
-    )  # fmt: skip
+    order = _order(models, out, options, fast=fast, verbose=verbose)
     made = measure(scans, out, order, Reading.of(options), limits=limits, force=force)
     if as_json:
         show_json("profile", made, made.findings)
     else:
         show(*made.describe(), f"profile: {out}")
     exit_for_errors(made.findings, shown=as_json)
+
+
+def _order(models: tuple[Path, ...], out: Path, options: Options, *, fast: bool, verbose: bool) -> PredictionOrder:
+    """The order of predictions without a choice of files, which a challenge or a measurement makes."""
+    from nnseg.serving.messages import PredictionOrder
+
+    return PredictionOrder(
+        models=models, out=out, folds=options.folds, device=options.device, step=FAST_STEP if fast else None,
+        mirror=False if fast else None, spacing=options.spacing, verbose=verbose,
+    )  # fmt: skip

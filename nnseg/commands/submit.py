@@ -13,7 +13,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName
 from nnseg.interop.challenges.archive import write_archive
-from nnseg.interop.challenges.cases import PredictedCase
+from nnseg.interop.challenges.cases import SubmittedCase
 from nnseg.interop.challenges.check import check_files
 from nnseg.interop.challenges.files import write_files
 from nnseg.interop.challenges.naming import check_names, check_values, label_map_values, name_files, written_values
@@ -145,10 +145,10 @@ def _check_place(out: Path, challenge: Challenge, *, force: bool) -> None:
             raise RunError.at(place, found, "a new folder", "choose another folder, or overwrite it with --force")
 
 
-def _predicted(case: Case, predicted: PredictedFolder, order: PredictionOrder) -> PredictedCase:
+def _predicted(case: Case, predicted: PredictedFolder, order: PredictionOrder) -> SubmittedCase:
     record: ScanRecord = predicted.scans[case.name]
     probabilities = next((predicted.folder / name for name in record.more if name.endswith(".npz")), None)
-    return PredictedCase(
+    return SubmittedCase(
         name=case.name,
         images=case.images,
         label_map=predicted.folder / record.file,
@@ -157,7 +157,7 @@ def _predicted(case: Case, predicted: PredictedFolder, order: PredictionOrder) -
     )
 
 
-def _write(cases: list[PredictedCase], made: Submission, challenge: Challenge, labels: Labels, out: Path) -> Submission:
+def _write(cases: list[SubmittedCase], made: Submission, challenge: Challenge, labels: Labels, out: Path) -> Submission:
     """Write and check the files, and pack them if no rule is broken."""
     archive, paths = out / challenge.archive, name_files([case.name for case in cases], challenge.names)
     write_files(cases, paths, challenge, labels, out / FILES)

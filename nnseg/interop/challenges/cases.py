@@ -1,4 +1,4 @@
-"""`PredictedCase`: a case of which a file of a submission is made."""
+"""`SubmittedCase`: a case of which a file of a submission is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedCase:
+class SubmittedCase:
     """A case that was predicted.
 
     Args:

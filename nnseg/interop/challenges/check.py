@@ -10,7 +10,7 @@ import numpy as np
 from nnseg.core.dataset import Finding, list_some
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, format_axes
-from nnseg.interop.challenges.cases import PredictedCase
+from nnseg.interop.challenges.cases import SubmittedCase
 from nnseg.interop.challenges.naming import BROKEN
 from nnseg.interop.challenges.rules import Challenge, Pixels
 from nnseg.storage.images.formats import read_raw, read_raw_file
@@ -26,7 +26,7 @@ MOST_VALUES = 10
 
 
 def check_files(
-    folder: Path, cases: Sequence[PredictedCase], paths: Mapping[str, str], challenge: Challenge
+    folder: Path, cases: Sequence[SubmittedCase], paths: Mapping[str, str], challenge: Challenge
 ) -> tuple[Finding, ...]:
     """What the files in a folder break of the rules; one finding for each rule and file.
 
@@ -43,7 +43,7 @@ def check_files(
         Finding.of(BROKEN, "is no file of the submission; expected none besides; move it", file=file)
         for file in sorted(there - expected)
     ]
-    of_file = dict[str, list[PredictedCase]]()
+    of_file = dict[str, list[SubmittedCase]]()
     for case in cases:
         of_file.setdefault(paths[case.name], []).append(case)
     for file, those in sorted(of_file.items()):
@@ -52,7 +52,7 @@ def check_files(
     return tuple(findings)
 
 
-def _check(path: Path, cases: Sequence[PredictedCase], challenge: Challenge) -> Iterator[str]:
+def _check(path: Path, cases: Sequence[SubmittedCase], challenge: Challenge) -> Iterator[str]:
     """What is wrong with a file, in one text each."""
     pixels = challenge.pixels
     try:
@@ -92,7 +92,7 @@ def _shape(raw: RawImage, axes: int) -> tuple[int, ...]:
     return shape[:2] if axes == 2 and shape[2] == 1 else shape
 
 
-def _check_pages(raw: RawImage, cases: Sequence[PredictedCase]) -> Iterator[str]:
+def _check_pages(raw: RawImage, cases: Sequence[SubmittedCase]) -> Iterator[str]:
     """Whether the pages are those of all scans."""
     shapes = [_scan(case).voxels.shape[1:] for case in cases]
     expected = (sum(shape[0] for shape in shapes), *shapes[0][1:])
@@ -100,7 +100,7 @@ def _check_pages(raw: RawImage, cases: Sequence[PredictedCase]) -> Iterator[str]
         yield f"has pages of {format_axes(raw.voxels.shape[1:])}; expected {format_axes(expected)}, as the scans have"
 
 
-def _check_grid(raw: RawImage, case: PredictedCase, pixels: Pixels) -> Iterator[str]:
+def _check_grid(raw: RawImage, case: SubmittedCase, pixels: Pixels) -> Iterator[str]:
     """Whether a file lies where its scan does, with axes as they are asked for."""
     scan = _scan(case)
     if pixels.orientation and (found := letters_of(raw.grid)) != pixels.orientation:
@@ -130,6 +130,6 @@ def _canonical(grid: Grid) -> Grid:
     return upright(grid.reoriented(grid.canonical()))
 
 
-def _scan(case: PredictedCase) -> RawImage:
+def _scan(case: SubmittedCase) -> RawImage:
     """The first channel of a case's scan, without its voxels."""
     return read_raw(case.images[0], ReadOptions(only_header=True, spacing=case.spacing))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nnseg.core.geometry import Reorientation, as_shape
 from nnseg.core.image import Floats, LabelMap, Source
 from nnseg.core.labels import Labels
-from nnseg.interop.challenges.cases import PredictedCase
+from nnseg.interop.challenges.cases import SubmittedCase
 from nnseg.interop.challenges.naming import natural, written_values
 from nnseg.interop.challenges.rules import AXES, Challenge, Pixels
 from nnseg.storage.files import write_text
@@ -26,7 +26,7 @@ from nnseg.storage.images.write import map_to_stored_order, to_stored_order, wri
 
 
 def write_files(
-    cases: Sequence[PredictedCase], paths: Mapping[str, str], challenge: Challenge, labels: Labels, folder: Path
+    cases: Sequence[SubmittedCase], paths: Mapping[str, str], challenge: Challenge, labels: Labels, folder: Path
 ) -> None:
     """Write the files of a submission into a folder, as the archive is to hold them.
 
@@ -58,7 +58,7 @@ def write_files(
         write_text(folder / challenge.listing.file, json.dumps(entries, indent=1) + "\n")
 
 
-def _content(case: PredictedCase, pixels: Pixels, labels: Labels) -> tuple[LabelMap | Floats, Source]:
+def _content(case: SubmittedCase, pixels: Pixels, labels: Labels) -> tuple[LabelMap | Floats, Source]:
     """What a case's file holds, in canonical orientation, and the source whose grid it gets."""
     label_map = read_label_map(case.label_map)
     assert label_map.source is not None
@@ -118,7 +118,7 @@ def _write(content: LabelMap | Floats, path: Path, source: Source, pixels: Pixel
         unpack(path)
 
 
-def _words(case: PredictedCase, paths: Mapping[str, str]) -> dict[str, str]:
+def _words(case: SubmittedCase, paths: Mapping[str, str]) -> dict[str, str]:
     return {"case": case.name, "file": paths[case.name], "scan": case.images[0].name}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nnseg.core.labels import Labels
 from nnseg.interop.challenges.archive import write_archive
-from nnseg.interop.challenges.cases import PredictedCase
+from nnseg.interop.challenges.cases import SubmittedCase
 from nnseg.interop.challenges.check import check_files
 from nnseg.interop.challenges.files import write_files
 from nnseg.interop.challenges.naming import name_files
@@ -25,16 +25,16 @@ AFFINE = np.array([[0.0, -2.0, 0.0, 10.0], [1.5, 0.0, 0.0, -20.0], [0.0, 0.0, 3.
 VALUES = np.random.default_rng(0).integers(0, 4, (5, 6, 7))
 
 
-def nifti_case(folder: Path, name: str, values: np.ndarray = VALUES) -> PredictedCase:
+def nifti_case(folder: Path, name: str, values: np.ndarray = VALUES) -> SubmittedCase:
     """A scan and its label map (x, y, z) as NIfTI."""
     (folder / "label_maps").mkdir(parents=True, exist_ok=True)
     scan, label_map = folder / f"{name}.nii.gz", folder / "label_maps" / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(values.astype(np.int16) * 10, AFFINE), scan)
     nib.save(nib.Nifti1Image(values.astype(np.uint8), AFFINE), label_map)
-    return PredictedCase(name=name, images=(scan,), label_map=label_map)
+    return SubmittedCase(name=name, images=(scan,), label_map=label_map)
 
 
-def written(cases: list[PredictedCase], challenge: Challenge, folder: Path, labels: Labels = HEART) -> dict[str, str]:
+def written(cases: list[SubmittedCase], challenge: Challenge, folder: Path, labels: Labels = HEART) -> dict[str, str]:
     paths = name_files([case.name for case in cases], challenge.names)
     write_files(cases, paths, challenge, labels, folder)
     return paths
@@ -47,11 +47,11 @@ def rules(tmp_path: Path, text: str, based_on: str = "acdc") -> Challenge:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> list[PredictedCase]:
+def pair(tmp_path: Path) -> list[SubmittedCase]:
     return [nifti_case(tmp_path, f"patient101_frame{frame}") for frame in ("01", "12")]
 
 
-def test_label_maps_are_written_with_type_values_and_grid(pair: list[PredictedCase], tmp_path: Path):
+def test_label_maps_are_written_with_type_values_and_grid(pair: list[SubmittedCase], tmp_path: Path):
     challenge = rules(tmp_path, '[pixels]\ntype = "int16"\nrewrite = { RV = 3, LV = 1 }')
     paths = written(pair, challenge, tmp_path / "files")
     image = nib.load(tmp_path / "files" / "patient101_ES.nii.gz")
@@ -67,7 +67,7 @@ def test_label_maps_are_written_with_type_values_and_grid(pair: list[PredictedCa
         assert archive.read("patient101_ED.nii.gz") == (tmp_path / "files/patient101_ED.nii.gz").read_bytes()
 
 
-def test_axes_are_turned_where_a_challenge_asks_for_it(pair: list[PredictedCase], tmp_path: Path):
+def test_axes_are_turned_where_a_challenge_asks_for_it(pair: list[SubmittedCase], tmp_path: Path):
     challenge = rules(tmp_path, '[pixels]\norientation = "RPS"')
     paths = written(pair, challenge, tmp_path / "files")
     image = nib.load(tmp_path / "files" / "patient101_ED.nii.gz")
@@ -103,7 +103,7 @@ def test_numbers_are_compressed_or_not(suffix: str, compressed: bool, tmp_path: 
     assert "expected a file that is" in finding.message
 
 
-def test_a_listing_names_each_case(pair: list[PredictedCase], tmp_path: Path):
+def test_a_listing_names_each_case(pair: list[SubmittedCase], tmp_path: Path):
     challenge = rules(
         tmp_path, '[listing]\nfile = "all.json"\nentry = { id = "{case}", outputs = [{ name = "{file}" }], version = 1 }'
     )
@@ -113,7 +113,7 @@ def test_a_listing_names_each_case(pair: list[PredictedCase], tmp_path: Path):
     assert check_files(tmp_path / "files", pair, paths, challenge) == ()
 
 
-def slices(folder: Path, count: int = 3) -> tuple[list[PredictedCase], np.ndarray]:
+def slices(folder: Path, count: int = 3) -> tuple[list[SubmittedCase], np.ndarray]:
     """Pictures with their label maps and probabilities of a background and a cell; and those of the cell (slices, Y, X)."""
     cells, cases = np.random.default_rng(1).random((count, 8, 6), np.float32), []
     for number, cell in enumerate(cells):
@@ -122,7 +122,7 @@ def slices(folder: Path, count: int = 3) -> tuple[list[PredictedCase], np.ndarra
         Image.fromarray((cell > 0.5).astype(np.uint8)).save(label_map)
         file, maps = folder / f"slice_{number:02}.npz", np.stack([1 - cell, cell])[:, None].astype(np.float16)
         np.savez(file, probabilities=maps, heads=np.array(["background", "cell"]))
-        cases.append(PredictedCase(name=scan.stem, images=(scan,), label_map=label_map, probabilities=file))
+        cases.append(SubmittedCase(name=scan.stem, images=(scan,), label_map=label_map, probabilities=file))
     return cases, cells.astype(np.float16).astype(np.float32)
 
 
@@ -164,7 +164,7 @@ MOVED = AFFINE + np.array([[0, 0, 0, 4.0], [0] * 4, [0] * 4, [0] * 4])
         (lambda file: file.with_name("notes.txt").write_text("mine"), "is no file of the submission"),
     ],
 )
-def test_a_file_that_breaks_a_rule_is_named(change, message: str, pair: list[PredictedCase], tmp_path: Path):
+def test_a_file_that_breaks_a_rule_is_named(change, message: str, pair: list[SubmittedCase], tmp_path: Path):
     challenge = load_challenge("acdc")
     paths = written(pair, challenge, tmp_path / "files")
     change(tmp_path / "files" / "patient101_ED.nii.gz")
@@ -174,7 +174,7 @@ def test_a_file_that_breaks_a_rule_is_named(change, message: str, pair: list[Pre
     assert (finding.code, finding.level) == ("NS-C001", "error")
 
 
-def test_voxels_and_axes_that_a_challenge_states_are_checked(pair: list[PredictedCase], tmp_path: Path):
+def test_voxels_and_axes_that_a_challenge_states_are_checked(pair: list[SubmittedCase], tmp_path: Path):
     paths = written(pair, load_challenge("acdc"), tmp_path / "files")
     asked = rules(tmp_path, '[pixels]\nshape = [5, 6, 8]\norientation = "LPS"')
     messages = [finding.message for finding in check_files(tmp_path / "files", pair, paths, asked)]
