@@ -103,7 +103,7 @@ def explain_scans(model: Path, scans: Path, out: Path, settings: ExplainOptions)
         out: folder for maps, pictures and their record.
 
     Raises:
-        ModelError: there is no model, or it is a cascade.
+        ModelError: there is no model.
         DatasetError: there is no scan.
         RunError: ``out`` has files that ``nnseg explain`` did not make, or cannot be written.
         NnsegError: there is no such label.
@@ -126,7 +126,7 @@ def explain_run(path: Path, settings: ExplainOptions, *, cases: int = CASES) -> 
         cases: number of cases, evenly spaced from the best to the worst by mean Dice.
 
     Raises:
-        ModelError: the run's model is a cascade.
+        ModelError: a network of the run is missing.
         RunError: the run is not scored yet, or cannot be written.
         NnsegError: there is no such label.
     """

@@ -1,7 +1,8 @@
 """Attribution maps: how much each voxel of a scan matters for the voxels that were predicted as a label.
 
 What is explained is the mean log-odds of a label over its predicted voxels. A volume's logits are a weighted mean of those of its
-tiles, so the mean log-odds is taken as a sum over tiles; only tiles with voxels of the label count.
+tiles, so the mean log-odds is taken as a sum over tiles; only tiles with voxels of the label count. In a cascade the last network
+is explained, with the label map of the previous stage as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nnseg.core.errors import ModelError
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.labels import Labels
@@ -106,13 +106,7 @@ class Attributor:
 
     @classmethod
     def of(cls, labels: Labels, groups: Sequence[NetworkGroup], method: ExplanationMethod, *, copies: int = COPIES) -> Attributor:
-        """The attributor of networks that a predictor has on its device.
-
-        Raises:
-            ModelError: a network is part of a cascade.
-        """
-        if any(group.plan.previous for group in groups):
-            raise ModelError("a cascade is not explained: its network sees a label map besides the scan; choose another plan")
+        """The attributor of networks that a predictor has on its device."""
         unmirrored = tuple(replace(group, window=replace(group.window, mirror_axes=())) for group in groups)
         return cls(labels=labels, groups=unmirrored, method=method, copies=copies)
 
@@ -124,14 +118,21 @@ class Attributor:
         groups = (replace(of, networks=tuple(one.randomized(share, seed) for one in of.networks)) for of in self.groups)
         return replace(self, groups=tuple(groups))
 
-    def prepare(self, scan: Scan, label_map: LabelMap) -> SegmentedScan:
+    def prepare(self, scan: Scan, label_map: LabelMap, previous: LabelMap | None = None) -> SegmentedScan:
         """A scan and its predicted label map, preprocessed.
+
+        Args:
+            previous: that of a cascade's previous stage.
 
         Raises:
             ScanError: the scan has another number of channels.
+            ModelError: the previous stage's label map is missing.
         """
         plans = {group.key: group.plan for group in self.groups}
-        return SegmentedScan(scan=scan, cases={key: preprocess(scan, label_map, plan) for key, plan in plans.items()})
+        cases = {
+            key: preprocess(scan, label_map, plan, previous=previous if plan.previous else None) for key, plan in plans.items()
+        }
+        return SegmentedScan(scan=scan, cases=cases)
 
     def attribute(self, labelled: SegmentedScan, target: Target, seed: int) -> Attribution:
         """The map of a target.
@@ -149,7 +150,9 @@ class Attributor:
             covered = self.labels.members()[target.head][[*group.plan.labels.whole_indices]]  # the borders of objects, too
             heads = [target.head] if group.window.sigmoid else np.flatnonzero(covered).tolist()
             where = _voxels_of(case, covered, seed if target.elsewhere else None)
-            volume = _Tiles.of(torch.from_numpy(case.image), torch.from_numpy(where), group.window)
+            volume = _Tiles.of(
+                torch.from_numpy(case.image), torch.from_numpy(where), group.window, cascade=bool(group.plan.previous)
+            )
             own = self._attribute(group, volume, heads, seed) / math.prod(case.placement.spacing)
             separate = separate_back(case.placement, group.plan)
             back = resample_image(
@@ -165,7 +168,14 @@ class Attributor:
         found = torch.zeros((1 if self.method == "occlusion" else len(volume.image), *volume.image.shape[1:]))
         for number, box in enumerate(volume.boxes):
             for network in group.networks:
-                objective = partial(_log_odds, network=network, window=group.window, heads=heads, weights=volume.weights(box))
+                objective = partial(
+                    _log_odds,
+                    network=network,
+                    window=group.window,
+                    heads=heads,
+                    weights=volume.weights(box),
+                    given=volume.given[(slice(None), *box)],
+                )
                 found[(slice(None), *box)] += explain(objective, box, seed + number).cpu() / len(group.networks)
         found = found[(slice(None), *volume.inside)]
         return found[0] if self.method == "occlusion" else found.abs().sum(0)
@@ -194,19 +204,21 @@ class _Tiles:
 
     Args:
         image: float32 (C, Z, Y, X), padded to at least one tile.
+        given: float32 (1, Z, Y, X), the label indices of a cascade's previous stage, which are not explained; (0, Z, Y, X) without.
         boxes: of the tiles.
         inside: the volume without the padding.
         share: (Z, Y, X), by which a tile's voxel counts in the mean over the target, for each unit of its importance.
     """
 
     image: Tensor
+    given: Tensor
     boxes: tuple[Box, ...]
     inside: Box
     share: Tensor
     importance: Tensor
 
     @classmethod
-    def of(cls, image: Tensor, where: Tensor, window: Window) -> _Tiles:
+    def of(cls, image: Tensor, where: Tensor, window: Window, *, cascade: bool) -> _Tiles:
         tiling = Tiling.of(image.shape[1:], window)
         z, y, x = (slice(b, b + n) for b, n in zip(tiling.before, image.shape[1:], strict=True))
         whole, target, total = (torch.zeros((*lead, *tiling.padded)) for lead in (image.shape[:1], (), ()))
@@ -215,7 +227,8 @@ class _Tiles:
         for box in boxes:
             total[box] += weight
         used = tuple(box for box in boxes if bool(target[box].any()))
-        return cls(image=whole, boxes=used, inside=(z, y, x), share=target / total, importance=weight)
+        scan, given = whole.split([len(whole) - cascade, int(cascade)])
+        return cls(image=scan, given=given, boxes=used, inside=(z, y, x), share=target / total, importance=weight)
 
     @property
     def overlap(self) -> float:
@@ -250,15 +263,18 @@ def _voxels_of(case: PreprocessedCase, members: Mask, elsewhere: int | None) -> 
     return found
 
 
-def _log_odds(tiles: Tensor, network: MemberNetwork, window: Window, heads: Sequence[int], weights: Tensor) -> Tensor:
+def _log_odds(
+    tiles: Tensor, network: MemberNetwork, window: Window, heads: Sequence[int], weights: Tensor, given: Tensor
+) -> Tensor:
     """The weighted sum (B,) of the log-odds of a label in tiles (B, C, z, y, x).
 
     Unlike a logit of softmax, log-odds do not change when all logits rise alike.
 
     Args:
         heads: of the label: its own, and with softmax that of the border of its objects, whose probabilities are added.
+        given: (0 or 1, z, y, x), channels of every tile that are not explained.
     """
-    logits = network(tiles, window)
+    logits = network(torch.cat([tiles, given.to(tiles.device).expand(len(tiles), -1, -1, -1, -1)], 1), window)
     found = logits[:, heads].logsumexp(1)
     if not window.sigmoid:
         found = found - logits[:, [k for k in range(window.heads) if k not in heads]].logsumexp(1)

@@ -168,6 +168,15 @@ class Predictor:
         predictions = self._infer(prepared, weights, RequestedOutputs(confidence=True, sample=sample))
         return dict(zip(ensembles, predictions, strict=True))
 
+    def previous_label_map(self, prepared: PreparedScan) -> LabelMap | None:
+        """The label map of a cascade's previous stage, or None of another model's.
+
+        Raises:
+            ModelError: the networks give no numbers.
+        """
+        first = self._infer_previous(prepared)
+        return first.label_map if first else None
+
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
         """RAM in GB, beyond the idle process, that a scan on a grid takes at most from reading to writing.
 
@@ -205,10 +214,11 @@ class Predictor:
 
     def _with_cascade_cases(self, prepared: PreparedScan) -> PreparedScan:
         """The scan also preprocessed for a cascade's networks, after the prediction of the previous stage."""
-        if not self._previous or not prepared.previous:
-            return prepared
-        first = self._previous.infer(prepared.previous, objects=False)
-        return self._with_cases(prepared, [group for group in self._groups if group.plan.previous], first)
+        first = self._infer_previous(prepared)
+        return self._with_cases(prepared, [group for group in self._groups if group.plan.previous], first) if first else prepared
+
+    def _infer_previous(self, prepared: PreparedScan) -> Prediction | None:
+        return self._previous.infer(prepared.previous, objects=False) if self._previous and prepared.previous else None
 
     def _infer(self, prepared: PreparedScan, weights: Sequence[Sequence[float]], requested: RequestedOutputs) -> list[Prediction]:
         """A prediction for each set of weights of the groups."""

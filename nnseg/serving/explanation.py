@@ -49,14 +49,14 @@ class Explainer:
     """A model whose predictions are explained, with copies of its networks that have random weights.
 
     Args:
-        model: of one or more networks, without a cascade.
+        model: of one or more networks; of a cascade the last ones are explained, with the label map of the previous stage as it is.
         method: "smoothgrad", which needs the extra "explain", or "occlusion".
         device: where the networks compute.
         copies: noisy copies of each voxel's surroundings in a map of SmoothGrad.
         seed: of the noise, of random weights, and of the voxels that maps are compared at.
 
     Raises:
-        ModelError: a network is part of a cascade.
+        ModelError: weights do not fit their plan, or the previous stage of a cascade is missing.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class Explainer:
             ScanError: the scan has another number of channels, or nothing of these labels was predicted.
             ModelError: the networks give no numbers.
         """
-        predicted = self._predictor.infer(self._predictor.prepare(scan), objects=False).label_map
+        prepared = self._predictor.prepare(scan)
+        predicted = self._predictor.infer(prepared, objects=False).label_map
         structures = {name: self.labels.mask(name, predicted.labels) for name in self.labels.foreground}
         structures = {name: structure for name, structure in structures.items() if structure.any()}
         if not set(names) & set(structures):
             raise ScanError(f"case {case}: no voxel is predicted as {' or '.join(names)}, so there is nothing to explain")
-        compared = _ComparedMaps(self, scan, self._attributor.prepare(scan, predicted), structures)
+        labelled = self._attributor.prepare(scan, predicted, self._predictor.previous_label_map(prepared))
+        compared = _ComparedMaps(self, scan, labelled, structures)
         for name in names:
             if name in structures:
                 yield compared.explain(case, name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nnseg import pipeline
+from nnseg.commands.explain import ExplainOptions, explain_run
 from nnseg.commands.export import export
 from nnseg.commands.preprocess import preprocess_run, preprocessed_keys, previous_predictions
 from nnseg.commands.probe import ProbeRequest
@@ -149,6 +150,13 @@ def test_a_runs_model_holds_both_stages(finished: Run, dataset: Path, tmp_path: 
     assert np.array_equal(ours.probabilities, theirs.probabilities)
     both = merge([load_model(finished.path, folds=(0,)), load_model(finished.path, folds=(1, 2))])
     assert both.key() == load_model(finished.path).key()
+
+
+def test_what_a_cascade_predicts_is_explained(copied: Run):
+    settings = ExplainOptions(method="occlusion", options=Options(device="cpu"))
+    (explanation,) = explain_run(copied.path, settings, cases=1).explanations
+    assert explanation.voxels > 0
+    assert set(explanation.random) == {"half", "all"}
 
 
 def test_a_folds_own_file_says_what_it_lacks(finished: Run):

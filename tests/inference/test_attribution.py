@@ -216,10 +216,18 @@ def test_random_weights_begin_with_the_last_layers():
     assert all(torch.equal(weight, network.randomized(1, 0).member.weights[name]) for name, weight in again.items())
 
 
-def test_a_cascade_is_refused():
+@pytest.mark.usefixtures("_captum")
+@pytest.mark.parametrize("method", ["smoothgrad", "occlusion"])
+def test_of_a_cascade_the_scan_is_explained_with_the_previous_label_map_as_it_is(method):
+    scan, label_map = example()
     plan = plan_of().model_copy(update={"name": "3d_cascade", "previous": "3d"})
-    with pytest.raises(ModelError, match="a cascade is not explained"):
-        attributor_of(Weighted(1.0), plan, "occlusion")
+    alone = attributor_of(Weighted(-3.0), plan_of(), method)
+    cascade = attributor_of(Weighted(-3.0, 50.0), plan, method)  # the second channel is 1 where the label was predicted before
+    expected = alone.attribute(alone.prepare(scan, label_map), Target(head=1), 0).values
+    found = cascade.attribute(cascade.prepare(scan, label_map, previous=label_map), Target(head=1), 0).values
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    with pytest.raises(ModelError, match="needs the label map of 3d"):
+        cascade.prepare(scan, label_map)
 
 
 def test_the_reach_of_a_voxel_is_the_share_of_the_label_that_its_tiles_hold():
