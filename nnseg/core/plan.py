@@ -17,6 +17,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.limits import limit, raise_by
+from nnseg.core.network_kinds import KINDS
 from nnseg.core.options import RegistrationKind
 from nnseg.core.validation import (
     Count,
@@ -47,9 +48,6 @@ LossName = Literal[
     "dice", "iou", "tversky", "focal_tversky", "lovasz", "ce", "topk", "focal",
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
-
-UNETS = ("plain", "residual")
-"""Kinds of networks that are U-Nets."""
 
 NetworkKind = Literal["plain", "residual"]
 OptimizerName = Literal["sgd", "adamw", "muon"]
@@ -207,7 +205,7 @@ class Network(Section):
     @property
     def is_unet(self) -> bool:
         """True if the network is a U-Net, which the report draws; any other is only named."""
-        return self.kind in UNETS
+        return self.kind in KINDS
 
     @property
     def divisor(self) -> Steps:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from nnseg.core.plan import Steps
+from nnseg.core.network_kinds import count_values
+from nnseg.core.plan import Network, Steps
 from nnseg.planning.recipe import Rules
 
 
@@ -154,18 +155,13 @@ class NetworkRequirements:
 
 
 def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
-    """The number of elements in the outputs of all convolutions for one patch: a measure of memory and time.
-
-    Source: nnU-Net's VRAM estimate, in closed form (no network is built).
-    """
-    features, blocks, decoder = _widths(topology, rules)
-    voxels = [math.prod(size) for size in topology.sizes]
-    convolutions = blocks if rules.network == "plain" else _residual_convolutions(topology, features, blocks)
-    total = sum(n * f * v for n, f, v in zip(convolutions, features, voxels, strict=True))
-    if rules.network == "residual":
-        total += features[0] * voxels[0]  # the stem
-    total += sum((n + 1) * f * v for n, f, v in zip(decoder, features, voxels, strict=False))  # + 1: the transposed one
-    return total + (heads * voxels[0] if decoder else 0)
+    """The number of elements in the outputs of all layers for one patch: a measure of memory and time."""
+    features, blocks, decoder_blocks = _widths(topology, rules)
+    network = Network.model_construct(
+        kind=rules.network, features=features, strides=topology.strides, kernels=topology.kernels, blocks=blocks,
+        decoder_blocks=decoder_blocks,
+    )  # fmt: skip
+    return count_values(network, topology.patch, heads)
 
 
 def fit_network(requirements: NetworkRequirements, rules: Rules) -> NetworkSize:
@@ -239,13 +235,6 @@ def _widths(topology: Topology, rules: Rules) -> tuple[Steps, Steps, Steps]:
 def _extend(pattern: Steps, length: int) -> Steps:
     """The pattern cut to a length, or continued with its last number."""
     return (*pattern, *[pattern[-1]] * length)[:length]
-
-
-def _residual_convolutions(topology: Topology, features: Steps, blocks: Steps) -> Steps:
-    """Convolutions of each stage: two a block, and one on the skip of the first block if stride or width changes."""
-    before = (features[0], *features)  # the stem already has the first stage's width
-    changed = [max(s) > 1 or f != b for s, f, b in zip(topology.strides, features, before, strict=False)]
-    return tuple(2 * n + int(c) for n, c in zip(blocks, changed, strict=True))
 
 
 def _first_patch(requirements: NetworkRequirements, rules: Rules) -> list[float]:

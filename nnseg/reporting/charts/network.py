@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from nnseg.core.dataset import counted
 from nnseg.core.geometry import format_axes
+from nnseg.core.network_kinds import KINDS
 from nnseg.core.plan import Plan
 from nnseg.reporting.charts.drawing import WIDTH, Place, canvas, line, text
 from nnseg.reporting.formatting import by
@@ -37,7 +38,7 @@ class NetworkStage:
 def network_stages(plan: Plan) -> list[NetworkStage]:
     """The stages of a plan's network, finest first."""
     of = plan.network
-    unit = "residual block" if of.kind == "residual" else "convolution"
+    kind = KINDS[of.kind]
     parts = zip(of.features, of.strides, of.kernels, of.blocks, (*of.decoder_blocks, 0), strict=True)
     stages, shape = [], plan.patch
     for features, stride, kernel, blocks, more in parts:
@@ -48,8 +49,8 @@ def network_stages(plan: Plan) -> list[NetworkStage]:
                 shape=by(shape),
                 stride="" if prod(stride) == 1 else by(stride),
                 kernel=by(kernel),
-                encoder=counted(blocks, unit),
-                decoder=counted(more, "convolution") if more else "",
+                encoder=counted(blocks, kind.encoder.name),
+                decoder=counted(more, kind.decoder.name) if more else "",
             )
         )
     return stages
