@@ -1,6 +1,7 @@
 """Kinds of networks by name: what each takes, what its stages are made of, and how much they compute and hold, in closed form.
 
-All are encoders and decoders with skip connections, whose stages `nnseg.core.plan.Network` describes; `nnseg.network.build` builds them.
+All are encoders and decoders with skip connections. `nnseg.core.plan.Network` describes their stages, `nnseg.network.build` builds
+them.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ class KindOfNetwork:
     Args:
         encoder, decoder: what ``network.blocks`` and ``network.decoder_blocks`` count.
         stem: a convolution at full resolution comes before the first stage.
+        dimensions: numbers of axes that its patches may have.
     """
 
     encoder: Block
     decoder: Block = CONVOLUTION
     stem: bool = False
+    dimensions: tuple[int, ...] = (2, 3)
 
 
 KINDS: dict[str, KindOfNetwork] = {

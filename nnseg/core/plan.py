@@ -17,7 +17,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.limits import limit, raise_by
-from nnseg.core.network_kinds import KINDS
+from nnseg.core.network_kinds import KINDS, count_weights
 from nnseg.core.options import RegistrationKind
 from nnseg.core.validation import (
     Count,
@@ -199,8 +199,7 @@ class Network(Section):
     @property
     def weights(self) -> int:
         """Approximate number of weights of the convolutions."""
-        stages = zip(self.features, self.kernels, self.blocks, (*self.decoder_blocks, 0), strict=True)
-        return sum(features**2 * math.prod(kernel) * (blocks + more) for features, kernel, blocks, more in stages)
+        return count_weights(self)
 
     @property
     def is_unet(self) -> bool:

@@ -10,6 +10,7 @@ from nnseg.core import geometry
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
+from nnseg.core.network_kinds import count_values
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Trial
 from nnseg.system.machine import GIGABYTE
@@ -35,7 +36,7 @@ def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Tr
         base_gb: RAM of an idle process.
         on_device: training uses a device with memory of its own.
     """
-    weights, values = plan.network.weights, count_values(plan)
+    weights, values = plan.network.weights, count_values(plan.network, plan.patch, len(plan.labels.heads))
     states = 2 + (plan.training.averaging > 0) + {"adamw": 2}.get(plan.training.optimizer, 1)  # weights, gradients, ...
     working = plan.training.batch_size * values * BYTES_PER_VALUE + 4 * weights * states
     return Trial(
@@ -64,19 +65,6 @@ def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
 def preprocessing_gb(voxels: float, channels: int) -> float:
     """RAM of reading and preprocessing a scan of so many voxels."""
     return voxels * (16 * channels + 12) / GIGABYTE
-
-
-def count_values(plan: Plan) -> int:
-    """The number of elements in the outputs of all convolutions for one patch."""
-    network = plan.network
-    total, voxels = 0, math.prod(plan.patch)
-    for stage, features in enumerate(network.features):
-        voxels //= math.prod(network.strides[stage])
-        convolutions = network.blocks[stage] * (1 if network.kind == "plain" else 2)
-        if stage < len(network.features) - 1:
-            convolutions += network.decoder_blocks[stage] + 1
-        total += convolutions * features * voxels
-    return total + len(plan.labels.heads) * math.prod(plan.patch)
 
 
 def shape_on_grid(case: CaseMeasure, plan: Plan) -> Shape:

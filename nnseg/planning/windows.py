@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from nnseg.core.decisions import WindowCandidate, with_window
 from nnseg.core.fingerprint import CaseMeasure
+from nnseg.core.network_kinds import count_values
 from nnseg.core.options import FAST_STEP
 from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Plan
-from nnseg.planning.cost_model import count_tiles, count_values
+from nnseg.planning.cost_model import count_tiles
 
 SHARE = 0.2
 """Most work of predicting all held-out cases, relative to that of training."""
@@ -39,8 +40,8 @@ def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence
         passes = sum(count_tiles(case, changed) for case in cases if case.name in names)
         if found and found[-1].share == passes / training:
             found.pop()
-        work = {"share": passes / training, "values": passes * count_values(plan) / 1e9}
-        found.append(candidate.model_copy(update=work))
+        values = passes * count_values(plan.network, plan.patch, len(plan.labels.heads)) / 1e9
+        found.append(candidate.model_copy(update={"share": passes / training, "values": values}))
     return found
 
 
