@@ -385,8 +385,9 @@ def _report_predictions(
     from nnseg.storage.overwrite import check_overwrite, is_made
 
     with loading():
+        from nnseg.storage.predictions import read_record
         from nnseg.volumetry.population import read_population
-        from nnseg.volumetry.report import CHANGES, read_record, report_predictions
+        from nnseg.volumetry.report import CHANGES, report_predictions
         from nnseg.volumetry.volumes import VOLUMES
 
     own = is_made(folder / VOLUMES, "volumes")  # then the others are too

@@ -185,6 +185,26 @@ def read_predictions(folder: Path) -> dict[str, ScanRecord]:
     return {}
 
 
+def read_record(folder: Path) -> tuple[Predictions, Labels]:
+    """The record of a folder of predictions, and the labels of their model.
+
+    Raises:
+        RunError: there is none, or it is of another version.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        raise RunError(f"{folder} holds neither a run nor predictions; give a folder that nnseg run or nnseg predict has made")
+    try:
+        record = read_json(path, Predictions)
+    except RunError as error:
+        if error.is_fault:
+            raise
+        record = Predictions()
+    if record.labels is None:
+        raise RunError(f"{path} is damaged, or of another version of nnseg; run the same nnseg predict again to renew it")
+    return record, record.labels
+
+
 def own_files(folder: Path) -> dict[Path, OwnKind]:
     """The files of a folder that nnseg predict wrote, by what they are: none is a scan, and not all are label maps.
 

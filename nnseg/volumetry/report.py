@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
+from nnseg.core.errors import NnsegError, suppress_unless_fault
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
@@ -19,10 +19,10 @@ from nnseg.core.units import volume_name
 from nnseg.evaluation.folder_dice import estimate_folder_dice
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
-from nnseg.storage.files import read_json, text_hash, write_json, write_text
+from nnseg.storage.files import text_hash, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.resampling import upright, upright_label_map
-from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanRecord
+from nnseg.storage.predictions import UNCERTAINTY, Predictions, ScanRecord, read_record
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
@@ -212,26 +212,6 @@ def _read_options(
         spacing=record.options.get("spacing"),
         sheets=sheets,
     )
-
-
-def read_record(folder: Path) -> tuple[Predictions, Labels]:
-    """The record of a folder of predictions, and the labels of their model.
-
-    Raises:
-        RunError: there is none, or it is of another version.
-    """
-    path = folder / RECORD
-    if not path.exists():
-        raise RunError(f"{folder} holds neither a run nor predictions; give a folder that nnseg run or nnseg predict has made")
-    try:
-        record = read_json(path, Predictions)
-    except RunError as error:
-        if error.is_fault:
-            raise
-        record = Predictions()
-    if record.labels is None:
-        raise RunError(f"{path} is damaged, or of another version of nnseg; run the same nnseg predict again to renew it")
-    return record, record.labels
 
 
 def _made_by(record: Predictions) -> dict[str, str]:

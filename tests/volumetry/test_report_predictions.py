@@ -23,9 +23,9 @@ from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence, DiceErrors
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.storage.files import read_json, write_json
-from nnseg.storage.predictions import RECORD, Predictions
+from nnseg.storage.predictions import RECORD, Predictions, read_record
 from nnseg.volumetry.population import read_population
-from nnseg.volumetry.report import read_record, report_predictions
+from nnseg.volumetry.report import report_predictions
 from nnseg.volumetry.volumes import Volumetry
 
 REPORT_FILES = ("volumes.csv", "volumes.json", "volumes_wide.csv", "report.html")
