@@ -14,6 +14,7 @@ from nnseg.core.processors import prepare_libraries as _prepare_libraries
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.api.audit import audit as audit
     from nnseg.api.check import check as check
+    from nnseg.api.convert import convert as convert
     from nnseg.api.evaluate import evaluate as evaluate
     from nnseg.api.explain import explain as explain
     from nnseg.api.plan import plan as plan
@@ -50,6 +51,7 @@ _HOMES = {
     "Segmenter": "nnseg.serving.segmenter",
     "audit": "nnseg.api.audit",
     "check": "nnseg.api.check",
+    "convert": "nnseg.api.convert",
     "evaluate": "nnseg.api.evaluate",
     "explain": "nnseg.api.explain",
     "information": "nnseg.commands.info",

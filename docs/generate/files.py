@@ -13,6 +13,7 @@ from pydantic import BaseModel, RootModel
 
 from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.commands.audit import AuditedRun
+from nnseg.commands.convert import ConvertedFolder
 from nnseg.commands.evaluate import Evaluation
 from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
@@ -68,6 +69,7 @@ JSON_RESULTS = {
     "plan": PlannedRun,
     "predict": PredictedFolder,
     "rank": RankedScans,
+    "convert": ConvertedFolder,
     "submit": Submission,
     "profile": Profile,
     "explain": ExplainedFolder,

@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, rank, explain, export, card, import."""
+"""Commands that use a model: predict, rank, convert, explain, export, card, import."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from nnseg.cli.options import (
 )
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import FAST_STEP, ExplanationMethod, OnMissingChannel, Options, parse_thresholds
+from nnseg.core.names import split_names
+from nnseg.core.options import FAST_STEP, FORMS, ExplanationMethod, OnMissingChannel, Options, parse_thresholds
 
 PANEL = "Use a model"
 WAY = "Way of prediction"
@@ -171,6 +172,41 @@ def rank(
         show_json("rank", found)
     else:
         print_ranking(found)
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("workers")
+def convert(
+    predictions: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that nnseg predict wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files; a new one, or of an earlier conversion.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help=f"Formats, separated by commas: {', '.join(FORMS)}, or a suffix like mgz or nii.gz."),
+    ],
+    labels: Annotated[str | None, typer.Option(metavar="NAMES", help="Labels or regions to keep. Default: all.")] = None,
+    as_json: AsJson = False,
+    force: Force = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert predictions for other programs, without predicting again: docs/how-to/converting.md says what each format is.
+
+    Exit code: 0 if all cases are converted, 1 if some failed, 2 if none is.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(predictions, "predictions")
+    check_path(folder, "output folder")
+    with loading():
+        from nnseg.commands.convert import convert as convert_folder
+
+    made = convert_folder(predictions, folder, split_names(to), labels=split_names(labels), workers=options.workers, force=force)
+    if as_json:
+        show_json("convert", made, made.findings)
+    else:
+        show(made.describe())
+    exit_for_failed(made.findings, code=1 if made.converted else 2)
 
 
 @app.command(rich_help_panel=PANEL)

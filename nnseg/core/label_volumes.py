@@ -37,8 +37,7 @@ def sizes_in_unit(label_map: LabelMap, labels: Labels, source: Source) -> tuple[
 
 def _sizes(label_map: LabelMap, labels: Labels, voxel: float) -> dict[str, float]:
     counts = _counts(label_map.labels)
-    regions = {region.name: region.values for region in labels.regions}
-    values = {name: regions.get(name) or (labels.by_name[name],) for name in labels.foreground}
+    values = labels.foreground_values
     return {name: volume_ml(sum(counts.get(value, 0) for value in set(those)), voxel) for name, those in values.items()}
 
 

@@ -153,6 +153,28 @@ class Labels(FrozenModel):
         """Values by name, without the background's."""
         return dict(zip(self.names[1:], self.values[1:], strict=True))
 
+    @property
+    def foreground_values(self) -> dict[str, tuple[int, ...]]:
+        """The values that each foreground label or region has in label maps, by name."""
+        if not self.regions:
+            return {name: (value,) for name, value in self.named.items()}
+        return {region.name: region.values for region in self.regions}
+
+    def only(self, names: Collection[str]) -> Labels:
+        """The background and some foreground labels, or some regions and the labels that they consist of.
+
+        Example:
+            ``Labels(names=("background", "liver", "spleen"), values=(0, 1, 2)).only(["spleen"]).named == {"spleen": 2}``
+        """
+        kept = {value for name in names for value in self.foreground_values[name]}
+        pairs = [(n, v) for n, v in self.by_name.items() if v in kept or v == self.values[0]]
+        return Labels(
+            names=tuple(n for n, _ in pairs),
+            values=tuple(v for _, v in pairs),
+            ignore=self.ignore,
+            regions=tuple(region for region in self.regions if region.name in names),
+        )
+
     def members(self) -> npt.NDArray[np.bool_]:
         """(K, labels) truth table: does head k cover the label with index i?"""
         if not self.regions:

@@ -28,6 +28,9 @@ DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "sl
 """Kinds of degraded scans, by the names that their augmentations have in plans."""
 
 
+FORMS = ("masks", "aseg", "bids")
+"""What ``nnseg convert`` writes besides label maps of other suffixes."""
+
 FAST_STEP = 0.75
 """Step between tiles with ``predict --fast``, as a fraction of the patch."""
 

@@ -27,6 +27,7 @@ Kind = Literal[
     "record of explanations",
     "record of a submission",
     "record of a container",
+    "record of a conversion",
     "profile",
     "validation",
 ]
@@ -92,6 +93,7 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "record of explanations": frozenset({"nnseg", "explanations"}),
     "record of a submission": frozenset({"challenge", "archive", "files"}),
     "record of a container": frozenset({"nnseg", "platform", "model"}),
+    "record of a conversion": frozenset({"forms", "labels", "converted"}),
     "profile": frozenset({"cases", "interval", "device"}),
     "validation": frozenset({"model", "differences", "internal_source"}),
 }

@@ -138,15 +138,24 @@ def find_codes(name: str) -> SegmentCodes:
     Example:
         ``find_codes("kidney_left")`` is the anatomical structure 64033007 (Kidney) with 7771000 (Left).
     """
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])\d*|\d+", name)]
-    sides = {SIDES[word] for word in words if word in SIDES}
-    side = sides.pop() if len(sides) == 1 else ""
-    plain = [word for word in words if word not in SIDES] if side else words
+    words, plain, side = split_side(name)
     for tried, rest in ((words, ""), ([side.lower(), *plain], ""), (plain, side)):
         found = _listed().get(_key(" ".join(tried)))
         if found:
             return SegmentCodes(category=found[0], kind=found[1], side=_side(rest) if rest else None)
     return _abnormality(plain, side) or _own_code(name, words)
+
+
+def split_side(name: str) -> tuple[list[str], list[str], str]:
+    """The words of a label's name in lower case, those without its side, and the side, "Left", "Right" or "".
+
+    Example:
+        ``split_side("KidneyLeft") == (["kidney", "left"], ["kidney"], "Left")``
+    """
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])\d*|\d+", name)]
+    sides = {SIDES[word] for word in words if word in SIDES}
+    side = sides.pop() if len(sides) == 1 else ""
+    return words, [word for word in words if word not in SIDES] if side else words, side
 
 
 def _abnormality(words: Sequence[str], side: str) -> SegmentCodes | None:
