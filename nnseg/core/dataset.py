@@ -103,6 +103,7 @@ class Case:
         split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
         spacing: mm along the stored axes (z, y, x), for files without one.
         view: mask of the field of view, outside which nothing is learned or scored, if there is one.
+        objects: file with the numbers of the objects in its label map, if there is one.
         missing: of a scan to predict, numbers of the model's channels of which there is no file.
     """
 
@@ -114,14 +115,15 @@ class Case:
     split: str = ""
     spacing: tuple[float, float, float] | None = None
     view: Path | None = None
+    objects: Path | None = None
     missing: tuple[int, ...] = ()
 
     __repr__ = short_repr
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images, then the files of the label map if there is one, and the mask of the field of view."""
-        return (*self.images, *label_paths(self.labels), *([self.view] if self.view else []))
+        """Images, then the files of the label map if there is one, the mask of the field of view, and the numbers of objects."""
+        return (*self.images, *label_paths(self.labels), *(path for path in (self.view, self.objects) if path))
 
 
 class Unused(FrozenModel):
@@ -212,10 +214,10 @@ class Dataset:
     def numbered(self) -> tuple[str, ...]:
         """Names of labels whose objects all label maps number, so that objects which touch are told apart."""
         sources = [case.labels for case in self.cases if case.labels is not None]
-        known = [{*source.values.values()} for source in sources if isinstance(source, LabelFiles) and source.coding == "instances"]
+        known = [source for source in sources if isinstance(source, LabelFiles)]
         if not known or len(known) < len(sources) or self.labels.regions:
             return ()
-        return tuple(name for name in self.instances if all(self.labels.by_name[name] in values for values in known))
+        return tuple(name for name in self.instances if all(source.numbers(self.labels.by_name[name]) for source in known))
 
     @property
     def lesions(self) -> tuple[str, ...]:

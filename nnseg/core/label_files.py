@@ -33,6 +33,7 @@ class LabelFiles(FrozenModel):
             elsewhere an overlap is an error.
         view: mask of the field of view; None if the whole image is annotated.
         outside: value of the voxels outside the field of view.
+        objects: file with the number of the object at each voxel, of all labels that are instances; None if there is none.
     """
 
     paths: tuple[Path, ...]
@@ -41,6 +42,16 @@ class LabelFiles(FrozenModel):
     overlaps: Mapping[str, int] = Field(default_factory=dict)
     view: Path | None = None
     outside: int = 0
+    objects: Path | None = None
+
+    @property
+    def has_numbers(self) -> bool:
+        """True if objects have numbers: values of the label map, or in a file beside it."""
+        return self.coding == "instances" or self.objects is not None
+
+    def numbers(self, value: int) -> bool:
+        """True if the objects of the label with this value have numbers."""
+        return self.objects is not None or (self.coding == "instances" and value in self.values.values())
 
     def value_of(self, mark: Sequence[str]) -> int | None:
         """The label value of voxels with these keys, 0 without any; None if it is not said."""
@@ -61,3 +72,9 @@ def label_paths(source: LabelSource | None) -> tuple[Path, ...]:
     if source is None:
         return ()
     return source.paths if isinstance(source, LabelFiles) else (source,)
+
+
+def all_label_files(source: LabelSource | None) -> tuple[Path, ...]:
+    """The files of a label map, of its field of view and of the numbers of its objects."""
+    beside = (source.view, source.objects) if isinstance(source, LabelFiles) else ()
+    return (*label_paths(source), *(path for path in beside if path))

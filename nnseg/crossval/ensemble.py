@@ -11,7 +11,7 @@ from statistics import fmean
 from nnseg.core.dataset import Case
 from nnseg.core.decisions import Choice, Interval, candidate_ensembles, ensemble_name
 from nnseg.core.frozen import digest
-from nnseg.core.label_files import label_paths
+from nnseg.core.label_files import all_label_files
 from nnseg.core.labels import Labels
 from nnseg.core.scores import CaseScore
 from nnseg.crossval.score import pair_files
@@ -50,7 +50,7 @@ def choose_model(run: Run, folds: Folds, *, workers: int = 0) -> Choice | None:
         run.choice = None
         return None
     hashes = {ensemble_name(c.weights): [c.records[case.name].hash for case in cases] for c in candidates}
-    references = [(case.name, content_hash(label_paths(case.labels)), case.annotated) for case in cases]
+    references = [(case.name, content_hash(all_label_files(case.labels)), case.annotated) for case in cases]
     key = digest([RULE, references, hashes, dataset.labels.model_dump(mode="json")])
     if (known := run.choice) and known.key == key:
         return known

@@ -17,7 +17,7 @@ from nnseg.core.decisions import ObjectCandidate, ObjectRule, ObjectRules
 from nnseg.core.errors import RunError
 from nnseg.core.frozen import digest
 from nnseg.core.image import LabelMap
-from nnseg.core.label_files import LabelFiles, label_paths
+from nnseg.core.label_files import LabelFiles, all_label_files
 from nnseg.core.labels import Labels
 from nnseg.crossval.score import objects_file
 from nnseg.evaluation.case_score import match_lesions
@@ -86,7 +86,7 @@ def choose_objects(run: Run, folds: Folds, *, workers: int = 0) -> ObjectRules |
     folders = dict.fromkeys([*(folder.path for folder in run.plans), run.predictions_folder])
     found = {path: _held_out(path, run.cases, folds) for path in folders}
     cases, labels = found[run.predictions_folder], run.dataset.labels
-    seen = [[content_hash((c.prediction, c.interior, *label_paths(c.reference)))] for c in cases]
+    seen = [[content_hash((c.prediction, c.interior, *all_label_files(c.reference)))] for c in cases]
     key = digest([RULE, names, seen, *([lesions] if lesions else [])])
     if (rules := run.objects) is None or rules.key != key:
         rules = select_rules(cases, labels, names, workers=workers) if names else ObjectRules(rules={})
@@ -180,7 +180,7 @@ def _measure_case(case: HeldOutObjects, *, labels: Labels, rules: Rules) -> dict
             objects = match_lesions(numbers > 0, labelled, (numbers, given))
             total = objects.predicted + objects.reference
             parts.append([objects.matched_iou, [total - n for n in objects.matched_iou]])
-        sizes = np.unique(given[labelled], return_counts=True)[1] * voxel_mm3
+        sizes = np.unique(given[labelled & (given != 0)], return_counts=True)[1] * voxel_mm3
         found[name] = (np.array(parts, float).reshape(len(of), 2, -1), sizes.tolist())
     return found
 
@@ -193,7 +193,7 @@ def _held_out(folder: Path, cases: Mapping[str, Case], folds: Folds) -> list[Hel
         interior = file_beside(file, INTERIOR)
         if record.status == "done" and interior.name in record.more and isinstance(given, LabelFiles):
             found.append(HeldOutObjects(name=name, prediction=file, interior=interior, reference=given, out=objects_file(file)))
-    return [case for case in found if case.reference.coding == "instances"]
+    return [case for case in found if case.reference.has_numbers]
 
 
 def _write_objects(case: HeldOutObjects, *, labels: Labels, rules: Mapping[str, ObjectRule]) -> None:

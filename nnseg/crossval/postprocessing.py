@@ -15,7 +15,7 @@ from nnseg.core.dataset import counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 from nnseg.core.errors import RunError
 from nnseg.core.frozen import digest
-from nnseg.core.label_files import label_paths
+from nnseg.core.label_files import all_label_files
 from nnseg.core.labels import Labels
 from nnseg.crossval.components import (
     CaseRequest,
@@ -71,7 +71,7 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 0) -> Postpr
     pairs = pair_files(cases, run.predictions_folder, records)
     if not pairs:
         return None
-    seen = [(p.name, records[p.name].hash, content_hash(label_paths(p.reference)), p.annotated) for p in pairs]
+    seen = [(p.name, records[p.name].hash, content_hash(all_label_files(p.reference)), p.annotated) for p in pairs]
     key = digest([RULE, seen, labels.model_dump(mode="json")])
     if (known := run.postprocessing) and known.key == key:
         return known

@@ -83,7 +83,7 @@ def measure_folder(
     folder = Path(folder).absolute()
     found = found or find_layout(folder, reading)
     test = cases_for_testing(found.cases, split, unusable={finding.case for finding in found.findings})
-    if any(case.view for case in found.cases) or not needs_look(found, workers):
+    if any(case.view or case.objects for case in found.cases) or not needs_look(found, workers):
         dataset = read_dataset(folder, workers=workers, found=found)
         return dataset, measure_all(dataset, workers=workers, test=test)
     about = found.description

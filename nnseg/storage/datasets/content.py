@@ -63,8 +63,7 @@ def case_key(case: Case, content: str = "") -> str:
         ScanError: a file is missing or cannot be read.
     """
     content = content or content_hash(case.files)
-    marks = (
-        [case.labels.model_dump(mode="json", exclude={"paths", "view", "outside"})] if isinstance(case.labels, LabelFiles) else []
-    )
+    places = {"paths", "view", "outside", "objects"}
+    marks = [case.labels.model_dump(mode="json", exclude=places)] if isinstance(case.labels, LabelFiles) else []
     given = [*marks, *([case.spacing] if case.spacing else [])]
     return digest([content, *given]) if given else content

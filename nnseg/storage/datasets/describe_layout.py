@@ -51,6 +51,9 @@ def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSet
         lines.append("a label map is several masks, one for each object")
     if views := [case.view for case in cases if case.view]:
         lines.append(f"{counted(len(views), 'field')} of view such as {views[0].name}: nothing outside is learned or scored")
+    if numbers := [case.objects for case in cases if case.objects]:
+        first = f"{numbers[0].parent.name}/{numbers[0].name}"
+        lines.append(f"{counted(len(numbers), 'file')} such as {first} with the numbers of objects")
     subjects = {case.subject for case in cases if case.subject}
     if subjects:
         several = f"cases of {counted(len(subjects), 'patient')}" if len(cases) > len(subjects) else "cases, one in each folder"

@@ -88,8 +88,9 @@ def _assemble(
         channels.problems = dict.fromkeys(channels.problems, slip)
     labels = mask_labels(sets, description)
     names = dict(zip(map(id, groups), case_names(groups, channels.names), strict=True))
-    views = _views(groups, roles)
-    cases = _cases(groups, names, channels, sets, labels, views)
+    declared_objects = roles.numbers if description and description.instances else ()
+    views, numbers = _beside(groups, roles.views), _beside(groups, declared_objects)
+    cases = _cases(groups, names, channels, sets, labels, views, numbers)
     findings, unused = _loose_findings(roles, pairing, channels)
     training = sum(group.split in ("", "training") for group in groups)
     training += len({finding.case for finding in findings if finding.code == "NS-D005"})
@@ -108,7 +109,7 @@ def _assemble(
         channels=() if channels.numbered else channels.names or written_as(groups, reading.channels),
         inferred=(*pairing.inferred, *list_conclusions(groups, channels, sets, cases)),
         unused=(
-            *(one for one in roles.unused if one.path not in views.values()),
+            *(one for one in roles.unused if one.path not in {*views.values(), *numbers.values()}),
             *without,
             *not_used(dropped, "left out by --channels"),
             *channels.unused,
@@ -125,6 +126,7 @@ def _cases(
     sets: LabelSets,
     labels: Labels | None,
     views: Mapping[int, Path],
+    numbers: Mapping[int, Path],
 ) -> tuple[Case, ...]:
     """The cases of the groups that can be used."""
     splits, patients = parts_of_split(groups), subjects(groups)
@@ -136,16 +138,17 @@ def _cases(
             subject=patients[id(group)],
             split=splits[group.split],
             view=views.get(id(group)),
+            objects=numbers.get(id(group)),
         )
         for group in groups
         if id(group) not in {*sets.problems, *channels.problems}
     )
 
 
-def _views(groups: Sequence[Group], roles: Roles) -> dict[int, Path]:
-    """The mask of the field of view of each group that has one, by the group's ``id``."""
+def _beside(groups: Sequence[Group], files: Sequence[Named]) -> dict[int, Path]:
+    """The one of these files that is named as the first image of a group, by the group's ``id``."""
     of_image = {id(group.images[0]): id(group) for group in groups}
-    found = pair([group.images[0] for group in groups], roles.views, by_folder=True).groups if roles.views else ()
+    found = pair([group.images[0] for group in groups], files, by_folder=True).groups if files else ()
     return {of_image[id(one.images[0])]: one.labels[0].item.path for one in found if len(one.labels) == 1}
 
 

@@ -126,6 +126,7 @@ class Roles:
         by_folder: they lie in different folders.
         unused: items that are neither.
         views: of these, masks of fields of view.
+        numbers: of these, numbers of the objects in label maps.
     """
 
     images: tuple[Named, ...]
@@ -133,6 +134,7 @@ class Roles:
     by_folder: bool
     unused: tuple[Unused, ...] = ()
     views: tuple[Named, ...] = ()
+    numbers: tuple[Named, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)

@@ -51,6 +51,9 @@ BRAIN_MASK = "a mask of the brain"
 FIELD_OF_VIEW = "a field of view"
 """What a mask of a field of view is, which is used where it belongs to a case."""
 
+OBJECT_FOLDERS = _words("objects instances inst")
+"""Words that mark a folder with the numbers of the objects in label maps of another folder."""
+
 _PREVIEWS = "preview previews thumbnail thumbnails thumb overlay overlays screenshot visualization visualisation snp"
 
 DERIVED = {

@@ -139,7 +139,7 @@ def make_dataset(
             labels=about.labels, sources={c.name: c.labels for c in found.cases if c.labels}, instances=about.instances
         )
     cases = tuple(replace(c, labels=meaning.sources[c.name]) for c in found.cases if c.name in meaning.sources)
-    cases, labels = _restrict_to_views(cases, meaning.labels)
+    cases, labels = _restrict_to_views(_with_numbers(cases), meaning.labels)
     findings = (*found.findings, *meaning.problems, *meaning.findings)
     unusable = {f.case for f in findings}
     cases, notes = mark_annotated(cases, labels, folder=folder, description=about, unusable=unusable)
@@ -161,6 +161,17 @@ def make_dataset(
     )
 
 
+def _with_numbers(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """Cases whose label maps know the numbers of their objects, where a file has them."""
+    return tuple(
+        replace(case, labels=_files(case).model_copy(update={"objects": case.objects})) if case.objects else case for case in cases
+    )
+
+
+def _files(case: Case) -> LabelFiles:
+    return case.labels if isinstance(case.labels, LabelFiles) else LabelFiles(paths=label_paths(case.labels))
+
+
 def _restrict_to_views(cases: tuple[Case, ...], labels: Labels) -> tuple[tuple[Case, ...], Labels]:
     """Cases with the ignore value outside their fields of view, and labels that have one; numbered objects stay as they are."""
     if not any(case.view for case in cases):
@@ -168,10 +179,9 @@ def _restrict_to_views(cases: tuple[Case, ...], labels: Labels) -> tuple[tuple[C
     outside = max(labels.values) + 1 if labels.ignore is None else labels.ignore
 
     def restricted(case: Case) -> Case:
-        source = case.labels if isinstance(case.labels, LabelFiles) else LabelFiles(paths=label_paths(case.labels))
-        if case.view is None or source.coding == "instances":
+        if case.view is None or _files(case).coding == "instances":
             return case
-        return replace(case, labels=source.model_copy(update={"view": case.view, "outside": outside}))
+        return replace(case, labels=_files(case).model_copy(update={"view": case.view, "outside": outside}))
 
     return tuple(map(restricted, cases)), labels.model_copy(update={"ignore": outside})
 

@@ -11,12 +11,16 @@ from nnseg.storage.datasets.items import LEFT_OUT, Named, Roles, Tree, divide, n
 from nnseg.storage.datasets.names import (
     BRAIN_MASK,
     FIELD_OF_VIEW,
+    OBJECT_FOLDERS,
     WEAK_LABEL_FOLDERS,
     is_brain_mask,
     png_beside_jpeg,
     read_all_names,
+    split_words,
 )
 from nnseg.storage.datasets.patterns import matches
+
+OBJECT_NUMBERS = 'numbers of objects, if a dataset.json names their labels under "instances"'
 
 BESIDE = "lies beside the images and label maps"
 
@@ -26,8 +30,17 @@ def assign_roles(tree: Tree, reading: Reading) -> Roles:
     named = read_all_names(tree.items)
     given = bool(reading.images or reading.labels)
     roles = _roles_by_pattern(named, reading) if given else _without_brains(_roles_by_name(named))
-    views = (one for one in named if one.derived == FIELD_OF_VIEW and one not in (*roles.images, *roles.labels))
-    return replace(roles, views=tuple(views))
+    chosen = {id(one) for one in (*roles.images, *roles.labels)}
+    left = [one for one in named if id(one) not in chosen]
+    views = tuple(one for one in left if one.derived == FIELD_OF_VIEW)
+    numbers = tuple(filter(_numbers_objects, left)) if roles.by_folder else ()
+    others = (one for one in roles.unused if one.path not in {number.item.path for number in numbers})
+    return replace(roles, views=views, numbers=numbers, unused=(*others, *not_used(numbers, OBJECT_NUMBERS)))
+
+
+def _numbers_objects(one: Named) -> bool:
+    words = (word.casefold() for folder in one.item.folders for word in split_words(folder))
+    return not one.derived and not OBJECT_FOLDERS.isdisjoint(words)
 
 
 def _without_brains(roles: Roles) -> Roles:

@@ -125,11 +125,15 @@ def read_label_map(source: LabelSource | str, *, like: Source | None = None, she
     if not isinstance(source, LabelFiles) or source.view is None:
         return label_map
     seen = _read_label_map(LabelFiles(paths=(source.view,), coding="masks", values={"0": 1}), like, sheared=sheared).labels
-    if seen.shape != label_map.labels.shape:
-        found = f"has shape {seen.shape} (z, y, x), but the label map {source.paths[0].name} has {label_map.labels.shape}"
-        raise ScanError.at(source.view, found, "a mask of the field of view on the same grid", "remove it, or save it again")
+    _check_beside(source.view, seen, label_map.labels, source, "a mask of the field of view")
     fitting = np.promote_types(label_map.labels.dtype, np.min_scalar_type(source.outside))
     return replace(label_map, labels=np.where(seen, label_map.labels.astype(fitting), source.outside))
+
+
+def _check_beside(path: Path, voxels: Integers, labels: Integers, source: LabelFiles, what: str) -> None:
+    if voxels.shape != labels.shape:
+        found = f"has shape {voxels.shape} (z, y, x), but the label map {source.paths[0].name} has {labels.shape}"
+        raise ScanError.at(path, found, f"{what} on the same grid", "remove it, or save it again")
 
 
 def _read_label_map(source: LabelSource, like: Source | None, *, sheared: bool) -> LabelMap:
@@ -164,17 +168,24 @@ def read_objects(source: LabelSource, scan: Scan) -> Integers | None:
     Raises:
         ScanError: as `read_label_map`.
     """
-    if not isinstance(source, LabelFiles) or source.coding != "instances":
+    if not isinstance(source, LabelFiles) or not source.has_numbers:
         return None
     return labels_on_grid_of(scan, read_numbers(source, like=scan.source)).labels
 
 
 def read_numbers(source: LabelFiles, *, like: Source | None = None) -> LabelMap:
-    """A label map of instances with the numbers of objects for values; of several files those with an object each.
+    """The numbers of the objects in a label map: its values, those of a file beside it, or of several files with an object each.
+
+    Args:
+        source: with ``has_numbers``.
 
     Raises:
-        ScanError: as `read_label_map`.
+        ScanError: as `read_label_map`; a file beside it has another grid.
     """
+    if source.objects is not None:
+        numbers, labels = (read_label_map(one, like=like, sheared=True) for one in (source.objects, source))
+        _check_beside(source.objects, numbers.labels, labels.labels, source, "numbers of objects")
+        return numbers
     if len(source.paths) > 1:
         marked, placed = read_marks(source, like=like, sheared=True)
         first = np.array([1 + int(mark[0]) if mark else 0 for mark in marked.marks])  # of objects that overlap
