@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nnseg.core.plan import Network
 from nnseg.network import blocks
-from nnseg.network.unet import build_unet
+from nnseg.network.build import build_unet
 from nnseg.training.loss_terms import LossTarget
 from nnseg.training.losses import LOSSES, downsample, stage_weights
 

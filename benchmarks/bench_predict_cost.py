@@ -22,8 +22,8 @@ from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.predict import Predictor
+from nnseg.network.build import build_unet
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_unet
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
 
 BASE = {"edge": 256, "labels": 3, "members": 1}

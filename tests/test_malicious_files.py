@@ -20,8 +20,8 @@ from plan_examples import small_plan
 import nnseg
 from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
+from nnseg.network.build import build_unet
 from nnseg.network.bundle import Member, Model, save_model
-from nnseg.network.unet import build_unet
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.tree import walk
 from nnseg.storage.images.read import read_scan

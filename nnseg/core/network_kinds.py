@@ -23,7 +23,8 @@ class Block:
         name: in words.
         maps: outputs of its layers, each with the stage's width.
         full, depthwise, pointwise: its convolutions of all channels at once, of each channel alone, and of single voxels.
-        shortcut: it has a connection past its layers, which is a convolution where stride or width change.
+        shortcut: it has a connection past its layers, which is a layer more where stride or width change.
+        keeps_width: the first layer of a stage has as many outputs as inputs.
     """
 
     name: str
@@ -32,15 +33,18 @@ class Block:
     depthwise: int = 0
     pointwise: int = 0
     shortcut: bool = False
+    keeps_width: bool = False
 
-    def weights(self, features: int, kernel: Edges) -> int:
-        """The number of weights between stages of one width, without biases and norms."""
+    def weights(self, features: int, kernel: Edges, count: int) -> int:
+        """The number of weights of several blocks between layers of one width, without biases and norms."""
         voxels = math.prod(kernel)
-        return self.full * features**2 * voxels + self.depthwise * features * voxels + self.pointwise * features**2
+        each = self.full * features**2 * voxels + self.depthwise * features * voxels + self.pointwise * features**2
+        return count * each + features**2 * (self.shortcut and count > 0)
 
 
 CONVOLUTION = Block(name="convolution", maps=1, full=1)
 RESIDUAL = Block(name="residual block", maps=2, full=2, shortcut=True)
+SEPARABLE = Block(name="separable block", maps=2, depthwise=1, pointwise=1, shortcut=True, keeps_width=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,15 @@ class KindOfNetwork:
     stem: bool = False
     dimensions: tuple[int, ...] = (2, 3)
 
+    def encoder_block(self, stage: int, stages: int) -> Block:
+        """The blocks of a stage of the encoder, of so many stages."""
+        return self.encoder
+
 
 KINDS: dict[str, KindOfNetwork] = {
     "plain": KindOfNetwork(encoder=CONVOLUTION),
     "residual": KindOfNetwork(encoder=RESIDUAL, stem=True),
+    "separable": KindOfNetwork(encoder=SEPARABLE, decoder=SEPARABLE, stem=True),
 }
 """The kinds that come with nnseg."""
 
@@ -96,25 +105,39 @@ def count_values(network: Stages, patch: Edges, heads: int) -> int:
 
 
 def count_weights(network: Stages) -> int:
-    """Approximate number of weights: as if each layer had as many channels before it as behind it."""
+    """Approximate number of weights: as if each layer had as many channels before it as behind it, and without transposed ones."""
     return sum(_weights(network, stage) for stage in range(len(network.features)))
 
 
 def _maps(network: Stages, stage: int) -> int:
     """Channels of the outputs of all layers of a stage."""
-    kind, features, before = _kind_of(network), network.features[stage], network.features[max(0, stage - 1)]
-    count = kind.encoder.maps * network.blocks[stage] + (kind.stem and not stage)
-    if kind.encoder.shortcut:  # the stem has the first stage's width
-        count += max(network.strides[stage]) > 1 or features != before
-    if stage < len(network.decoder_blocks):
-        count += kind.decoder.maps * network.decoder_blocks[stage] + 1  # the transposed convolution
-    return count * features
+    kind, features = _kind_of(network), network.features[stage]
+    before = network.features[max(0, stage - 1)]  # the stem has the first stage's width
+    changed = max(network.strides[stage]) > 1 or features != before
+    block = kind.encoder_block(stage, len(network.features))
+    total = features * kind.stem * (not stage) + _maps_of_blocks(block, network.blocks[stage], (before, features), changed=changed)
+    if stage < len(network.decoder_blocks):  # after a transposed convolution and the encoder's features
+        total += features + _maps_of_blocks(kind.decoder, network.decoder_blocks[stage], (2 * features, features), changed=True)
+    return total
+
+
+def _maps_of_blocks(block: Block, count: int, channels: tuple[int, int], *, changed: bool) -> int:
+    """Channels of the outputs of all layers of several blocks.
+
+    Args:
+        channels: before and after the first block.
+        changed: the first block changes stride or width.
+    """
+    before, features = channels
+    layers = block.maps * count + (block.shortcut and changed)
+    return layers * features + (before - features if block.keeps_width else 0)
 
 
 def _weights(network: Stages, stage: int) -> int:
     kind, width = _kind_of(network), (network.features[stage], network.kernels[stage])
+    encoder = kind.encoder_block(stage, len(network.features))
     more = network.decoder_blocks[stage] if stage < len(network.decoder_blocks) else 0
-    return network.blocks[stage] * kind.encoder.weights(*width) + more * kind.decoder.weights(*width)
+    return encoder.weights(*width, network.blocks[stage]) + kind.decoder.weights(*width, more)
 
 
 def _kind_of(network: Stages) -> KindOfNetwork:

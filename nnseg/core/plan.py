@@ -49,7 +49,7 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
-NetworkKind = Literal["plain", "residual"]
+NetworkKind = Literal["plain", "residual", "separable"]
 OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
@@ -148,15 +148,15 @@ class Preprocessing(Section):
 
 
 class Network(Section):
-    """A U-Net's topology, finest stage first. Sources: nnU-Net (Isensee 2021), and its residual presets (Isensee 2024).
+    """A U-Net's kind and topology, finest stage first. Sources: nnU-Net (Isensee 2021), and its residual presets (Isensee 2024).
 
     Args:
-        kind: "plain", or "residual" in the encoder.
+        kind: of its blocks: "plain" convolutions, "residual" blocks in the encoder, or "separable" ones in encoder and decoder.
         features: channels of each stage.
         strides: of each stage's first convolution, per axis; ones at the first stage.
         kernels: edges of each stage's kernels, per axis, odd.
-        blocks: convolutions ("plain") or residual blocks ("residual") of each encoder stage.
-        decoder_blocks: convolutions of each decoder stage, one entry fewer.
+        blocks: of each encoder stage.
+        decoder_blocks: of each decoder stage, one entry fewer.
         dropout: chance of each channel to be dropped after a stage of encoder or decoder, but the finest; predictions can then be
             averaged over draws. 0 for none.
     """

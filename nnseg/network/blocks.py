@@ -30,11 +30,12 @@ class Convolution3d(nn.Conv3d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (1 < x.shape[2] < weight.shape[2] and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+        depth = self.dilation[0] * (weight.shape[2] - 1) + 1
+        if not (1 < x.shape[2] < depth and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
             return cast(Tensor, super()._conv_forward(x, weight, bias))
         slices, *others = cast(tuple[int, ...], self.padding)
         padded = nn.functional.pad(x, (0, 0, 0, 0, slices, slices))
-        return nn.functional.conv3d(padded, weight, bias, self.stride, (0, *others))
+        return nn.functional.conv3d(padded, weight, bias, self.stride, (0, *others), self.dilation, self.groups)
 
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
@@ -60,12 +61,17 @@ class ConvNorm(nn.Module):
         channels: in and out.
         kernel: odd edges, two for 2D and three for 3D.
         slope: of the leaky ReLU; `NO_ACTIVATION` for none.
+        dilation: distance of the kernel's elements.
+        groups: of channels that are convolved by themselves.
     """
 
-    def __init__(self, channels: tuple[int, int], kernel: Steps, *, stride: Steps, slope: float = SLOPE, bias: bool = True) -> None:
+    def __init__(
+        self, channels: tuple[int, int], kernel: Steps, *, stride: Steps, slope: float = SLOPE, dilation: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
-        padding = cast(Any, tuple((k - 1) // 2 for k in kernel))
-        self.conv = CONVOLUTIONS[len(kernel)](*channels, cast(Any, kernel), cast(Any, stride), padding, bias=bias)
+        padding = cast(Any, tuple(dilation * (k - 1) // 2 for k in kernel))
+        of = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        self.conv = CONVOLUTIONS[len(kernel)](*channels, cast(Any, kernel), **cast(Any, of))
         self.norm = InstanceNorm(channels[1], slope=slope)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,14 +89,20 @@ class ResidualBlock(nn.Module):
         super().__init__()
         before, after = channels
         ones = (1,) * len(kernel)
-        self.first = ConvNorm((before, after), kernel, stride=stride)
-        self.second = ConvNorm((after, after), kernel, stride=ones, slope=NO_ACTIVATION)
+        self.first, self.second = self.layers(channels, kernel, stride)
         self.skip = nn.Sequential()
         if stride != ones:  # the projection pools too; the identity keeps its number in the names of weights
             self.skip.append(nn.Identity() if before != after else POOLS[len(kernel)](cast(Any, stride), cast(Any, stride)))
         if before != after:
             self.skip.append(PooledProjection(channels, stride))
         nn.init.zeros_(self.second.norm.weight)
+
+    @staticmethod
+    def layers(channels: tuple[int, int], kernel: Steps, stride: Steps) -> tuple[ConvNorm, ConvNorm]:
+        """What is computed beside the shortcut."""
+        before, after = channels
+        first = ConvNorm((before, after), kernel, stride=stride)
+        return first, ConvNorm((after, after), kernel, stride=(1,) * len(kernel), slope=NO_ACTIVATION)
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's features, (B, C, *space)."""
@@ -113,6 +125,21 @@ class PooledProjection(nn.Module):
         convolution = nn.functional.conv2d if len(self.stride) == 2 else nn.functional.conv3d
         weight = (self.conv.weight / math.prod(self.stride)).expand(-1, -1, *self.stride)
         return cast(Tensor, self.norm(convolution(x, weight, None, self.stride)))
+
+
+def repeated(block: Any, channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> list[nn.Module]:
+    """Blocks of a class, one after the other: the first changes the width and is strided.
+
+    Args:
+        block: `ConvNorm`, `ResidualBlock` or another with the same arguments.
+        channels: before and after the first.
+        kernel: edges.
+        count: number of blocks.
+        stride: of the first.
+    """
+    ones = (1,) * len(kernel)
+    first = block(channels, kernel, stride=stride)
+    return [first, *(block((channels[1], channels[1]), kernel, stride=ones) for _ in range(count - 1))]
 
 
 class ChannelDropout(nn.Module):

@@ -13,13 +13,17 @@ with one channel for each of ``plan.labels.heads``. It may also
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from nnseg.core.plan import NetworkKind, Plan
+from nnseg.core.network_kinds import CONVOLUTION, KINDS, RESIDUAL, SEPARABLE, Block
+from nnseg.core.plan import Network, NetworkKind, Plan
 from nnseg.core.validation import function_table
-from nnseg.network.unet import UNet, build_unet
+from nnseg.network.blocks import ConvNorm, ResidualBlock, repeated
+from nnseg.network.separable import SeparableBlock
+from nnseg.network.unet import MakeBlocks, UNet, assemble_unet
 
 
 @runtime_checkable
@@ -43,8 +47,20 @@ def build_network(plan: Plan) -> nn.Module:
 
 
 def unet(plan: Plan) -> UNet:
-    """A U-Net, whose kind of encoder is that of the plan's network."""
+    """A U-Net of the plan's kind of blocks."""
     return build_unet(plan.network, channels=plan.input_channels, heads=len(plan.labels.heads))
 
 
-NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {"plain": unet, "residual": unet})
+def build_unet(network: Network, *, channels: int, heads: int) -> UNet:
+    """A U-Net of a kind and topology, see `assemble_unet`."""
+    return assemble_unet(network, BLOCKS, channels=channels, heads=heads)
+
+
+BLOCKS: dict[Block, MakeBlocks] = {
+    CONVOLUTION: partial(repeated, ConvNorm),
+    RESIDUAL: partial(repeated, ResidualBlock),
+    SEPARABLE: partial(repeated, SeparableBlock),
+}
+"""The functions that build the blocks of a stage."""
+
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {**dict.fromkeys(KINDS, unet)})

@@ -1,25 +1,30 @@
-"""U-Nets, plain and with a residual encoder, 2D and 3D.
+"""U-Nets, 2D and 3D, of the blocks of their kind.
 
 Sources: Ronneberger et al. 2015 (U-Net); Isensee et al. 2021 (nnU-Net's plain U-Net); Isensee et al. 2024 (residual presets).
-Parameters correspond one to one to those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnseg.interop.nnunet` has the names.
+Parameters of plain and residual ones correspond one to one to those of nnU-Net's PlainConvUNet and ResidualEncoderUNet;
+`nnseg.interop.nnunet` has the names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from torch import Tensor, nn
 
+from nnseg.core.network_kinds import KINDS, Block
 from nnseg.core.plan import Network, Steps
 from nnseg.network.blocks import (
     CONVOLUTIONS,
     ChannelDropout,
     ConvNorm,
-    ResidualBlock,
     UpConvolution,
     channels_last_on_cpu,
     initialize,
 )
+
+MakeBlocks = Callable[[tuple[int, int], Steps, int, Steps], list[nn.Module]]
+"""A function of channels before and after, kernel, number of blocks, and stride of the first, to the blocks of a stage."""
 
 
 class UNet(nn.Module):
@@ -88,7 +93,7 @@ class Decoder(nn.Module):
     A network of one stage has no decoder stage: its only head follows the encoder.
     """
 
-    def __init__(self, network: Network, heads: int) -> None:
+    def __init__(self, network: Network, heads: int, blocks: Mapping[Block, MakeBlocks]) -> None:
         super().__init__()
         dimensions = len(network.strides[0])
         ones = (1,) * dimensions
@@ -96,9 +101,10 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(
             UpConvolution((network.features[s + 1], network.features[s]), network.strides[s + 1]) for s in coarse_to_fine
         )
+        make = blocks[KINDS[network.kind].decoder]
         self.stages = nn.ModuleList(
             _stage(
-                _convolutions((2 * network.features[s], network.features[s]), network.kernels[s], network.decoder_blocks[s], ones),
+                make((2 * network.features[s], network.features[s]), network.kernels[s], network.decoder_blocks[s], ones),
                 network,
                 s,
             )
@@ -118,38 +124,33 @@ class Decoder(nn.Module):
         return [self.heads[i](results[i]) for i in chosen]
 
 
-def plain_encoder(network: Network, channels: int) -> Encoder:
-    """Stages of convolutions, the first of each strided."""
-    widths = zip((channels, *network.features), network.features, strict=False)
-    settings = zip(widths, network.kernels, network.blocks, network.strides, strict=True)
-    return Encoder([_stage(_convolutions(*setting), network, number) for number, setting in enumerate(settings)])
-
-
-def residual_encoder(network: Network, channels: int) -> Encoder:
-    """A convolution at full resolution, then stages of residual blocks, the first of each strided."""
-    ones = (1,) * len(network.strides[0])
-    stem = ConvNorm((channels, network.features[0]), network.kernels[0], stride=ones)
-    stages, width = [], network.features[0]
-    settings = zip(network.features, network.kernels, network.blocks, network.strides, strict=True)
-    for number, (features, kernel, blocks, stride) in enumerate(settings):
-        strided = ResidualBlock((width, features), kernel, stride=stride)
-        others = [ResidualBlock((features, features), kernel, stride=ones) for _ in range(blocks - 1)]
-        stages.append(_stage([strided, *others], network, number))
+def build_encoder(network: Network, channels: int, blocks: Mapping[Block, MakeBlocks]) -> Encoder:
+    """Stages of the blocks of the network's kind, the first of each strided, after a stem where the kind has one."""
+    kind, stem, width = KINDS[network.kind], None, channels
+    if kind.stem:
+        ones = (1,) * len(network.strides[0])
+        stem, width = ConvNorm((channels, network.features[0]), network.kernels[0], stride=ones), network.features[0]
+    stages = []
+    for number, (features, kernel, count, stride) in enumerate(
+        zip(network.features, network.kernels, network.blocks, network.strides, strict=True)
+    ):
+        make = blocks[kind.encoder_block(number, len(network.features))]
+        stages.append(_stage(make((width, features), kernel, count, stride), network, number))
         width = features
     return Encoder(stages, stem)
 
 
-def build_unet(network: Network, *, channels: int, heads: int) -> UNet:
+def assemble_unet(network: Network, blocks: Mapping[Block, MakeBlocks], *, channels: int, heads: int) -> UNet:
     """A U-Net with random weights, the same after the same ``torch.manual_seed``.
 
     Args:
-        network: its topology; a ``kind`` of "residual" has a residual encoder.
+        network: its kind and topology.
+        blocks: the functions that build the blocks of a stage.
         channels: of the image.
         heads: labels or regions that have a channel of the logits each.
     """
-    encoder = residual_encoder if network.kind == "residual" else plain_encoder
-    result = UNet(encoder(network, channels), Decoder(network, heads), divisor=network.divisor)
-    return result.apply(initialize)
+    encoder, decoder = build_encoder(network, channels, blocks), Decoder(network, heads, blocks)
+    return UNet(encoder, decoder, divisor=network.divisor).apply(initialize)
 
 
 def _stage(blocks: list[nn.Module], network: Network, number: int) -> nn.Sequential:
@@ -160,10 +161,3 @@ def _stage(blocks: list[nn.Module], network: Network, number: int) -> nn.Sequent
     if network.dropout and number:
         return nn.Sequential(*blocks, ChannelDropout(network.features[number], network.dropout))
     return nn.Sequential(*blocks)
-
-
-def _convolutions(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> list[nn.Module]:
-    before, after = channels
-    ones = (1,) * len(kernel)
-    first = ConvNorm((before, after), kernel, stride=stride)
-    return [first, *(ConvNorm((after, after), kernel, stride=ones) for _ in range(count - 1))]

@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import PlanError
+from nnseg.core.network_kinds import KINDS as NETWORKS
 from nnseg.core.plan import Plan
 from nnseg.core.validation import dotted, nearest, parse, shown
 
@@ -22,6 +23,7 @@ def refusal(content: Any, model: type[BaseModel] = Plan) -> str:
     return message.removeprefix("mine.toml: ")
 
 
+KINDS = ", ".join(f'"{kind}"' for kind in NETWORKS)
 OF_INFERENCE = "is not a setting; the settings of inference are why, step, mirror_axes, cheapest"
 
 
@@ -87,8 +89,8 @@ def test_an_unknown_key_is_named_with_the_nearest(content: dict[str, Any], path:
         (["channels"], "MRI", 'channels = "MRI" must be a list of at least 1 values, each text in quotes'),
         (["inference", "mirror_axes"], 0, "inference.mirror_axes = 0 must be a list of any number of values, each a whole number"),
         (["why"], {"patch": 5}, "why.patch = 5 must be text in quotes"),
-        (["network", "kind"], "pain", 'network.kind = "pain" must be one of "plain", "residual"; did you mean "plain"?'),
-        (["network", "kind"], "none", 'network.kind = "none" must be one of "plain", "residual"'),
+        (["network", "kind"], "pain", f'network.kind = "pain" must be one of {KINDS}; did you mean "plain"?'),
+        (["network", "kind"], "none", f'network.kind = "none" must be one of {KINDS}'),
         (["training", "optimizer"], "Adam",
             'training.optimizer = "Adam" must be one of "sgd", "adamw", "muon"; did you mean "adamw"?'),
         (["preprocessing", "image_order"], 2, "preprocessing.image_order = 2 must be one of 0, 1, 3"),

@@ -10,8 +10,8 @@ import torch
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.predict import Predictor
+from nnseg.network.build import build_unet
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_unet
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import write_label_map
 

@@ -13,10 +13,9 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.population import Person, make_population
 from nnseg.inference.networks import inference_network
-from nnseg.network.build import build_network
+from nnseg.network.build import build_network, build_unet
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.network.unet import build_unet
 
 CPU = torch.device("cpu")
 LABELS = Labels(names=("background", "front", "back"), values=(0, 1, 2))

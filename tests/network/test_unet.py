@@ -5,8 +5,7 @@ from torch import nn
 from nnseg.core.plan import Network
 from nnseg.interop.nnunet.dataset import from_nnunet
 from nnseg.network import blocks
-from nnseg.network.build import NETWORKS
-from nnseg.network.unet import build_unet
+from nnseg.network.build import NETWORKS, build_unet
 
 
 def network(kind="plain", *, features=(4, 6, 8), strides=None, kernels=None, blocks=None, decoder_blocks=None, dimensions=3):
@@ -143,7 +142,7 @@ def test_the_layout_of_the_image_in_memory_does_not_matter():
     assert torch.equal(model(image), model(image.transpose(2, 4).contiguous().transpose(2, 4)))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize(("layout", "space"), LAYOUTS[:4])
 def test_nnunets_weights_give_nnunets_answer(kind, layout, space):
     pytest.importorskip("dynamic_network_architectures")

@@ -6,8 +6,8 @@ import torch
 
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.network.build import build_unet
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_unet
 
 LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
 

@@ -22,8 +22,8 @@ from warm import nnseg, started
 from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.network.build import build_unet
 from nnseg.network.bundle import Member, Model, save_model
-from nnseg.network.unet import build_unet
 from nnseg.serving.folder import predict_scans
 from nnseg.serving.messages import PredictionOrder
 

@@ -10,7 +10,7 @@ from flat import NESTED, THREE, plan_for
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import LossName, Network
-from nnseg.network.unet import build_unet
+from nnseg.network.build import build_unet
 from nnseg.training.loss_terms import LossTarget, overlap_sums
 from nnseg.training.losses import LOSSES, downsample, focal_tversky_loss, make_loss, stage_weights
 
