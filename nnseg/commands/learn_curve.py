@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -78,11 +77,12 @@ def learn_curve(run: Run, options: Options, *, plan: str | None = None, further:
         dice = []
         for cases in parts:
             part, folder = replace(fold, training=cases), PlanFolder(source.path / FOLDER / str(len(cases)), shared=source.cases)
-            is_own = cases == parts[-1] and not options.steps
-            if not is_own:
+            if cases == parts[-1] and not options.steps:
+                folder = source  # the run's own training, whose predictions are mostly there
+            else:
                 work = partial(_train, run, source, folder, number, part, replace(options, steps=steps))
                 repeat_where_damaged(work, remake)
-            dice.append(_score(run, number, part, source if is_own else folder, folder.fold(number).predictions, options))
+            dice.append(_score(run, number, part, folder, options))
         scored = sorted(set.intersection(*map(set, dice)))
         if not scored:
             raise RunError(f"no held-out case of fold {number} has a Dice after each training")
@@ -138,9 +138,9 @@ def _train(run: Run, source: PlanFolder, folder: PlanFolder, number: int, part: 
         stop.clear()
 
 
-def _score(run: Run, number: int, part: Fold, trained: PlanFolder, out: Path, options: Options) -> dict[str, float]:
+def _score(run: Run, number: int, part: Fold, trained: PlanFolder, options: Options) -> dict[str, float]:
     """The mean Dice of each held-out case that has one."""
-    cases, model = run.cases, load_fold(run, trained, number)
+    cases, model, out = run.cases, load_fold(run, trained, number), trained.fold(number).predictions
     job = PredictionJob(cases=tuple(cases[name] for name in part.held_out), out=out, key=model.key())
     pairs = pair_files(cases, out, predict_with_model(job, model, device=options.device))
     scores = evaluate(pairs, run.dataset.labels, measures=Measures(tolerances=()), workers=options.workers, stop_for_faults=True)

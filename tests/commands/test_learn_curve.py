@@ -21,9 +21,11 @@ def measured(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     folder = tmp_path_factory.mktemp("curve")
     path = folder / "run"
     nnseg("run", write_balls(folder / "balls", cases=12), path, *fold_options(tiny_recipe))
+    predicted = {file: file.stat().st_mtime_ns for file in path.glob("fold_0/predictions/*.nii.gz")}
     said = nnseg("learn-curve", path, *OPTIONS, "--cases", 5)
     assert "5 more cases are expected to add 0." in said.stdout
     assert [line.split()[0] for line in said.stdout.splitlines()[1:4]] == ["2", "4", "9"]
+    assert {file: file.stat().st_mtime_ns for file in path.glob("fold_0/predictions/*.nii.gz")} == predicted != {}
     return Run(path)
 
 
@@ -34,7 +36,7 @@ def test_the_points_are_trainings_on_parts_that_hold_one_another(measured: Run):
     assert [one.cases for one in found.gains] == [5]
     own = [case.mean_dice for case in measured.scores.cases if case.name in measured.folds[0].held_out]
     assert found.points[-1].dice == pytest.approx(sum(own) / len(own), abs=1e-6)  # the largest training is the run's own
-    assert not (measured.path / "learning_curve/9/fold_0/model.nnseg").exists()
+    assert not (measured.path / "learning_curve/9").exists()  # nor are its cases predicted again
 
 
 def test_the_same_command_again_trains_nothing(measured: Run, tmp_path: Path):
