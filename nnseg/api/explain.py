@@ -11,7 +11,7 @@ from nnseg.core.errors import NnsegError
 from nnseg.core.keywords import ScanModelOptions, listing, options_of
 from nnseg.core.options import ExplanationMethod
 from nnseg.inference.attribution import COPIES
-from nnseg.storage.path_kinds import check_path
+from nnseg.storage.path_kinds import check_path, find_model
 
 
 @listing(ScanModelOptions)
@@ -31,7 +31,7 @@ def explain(  # noqa: PLR0913 (options of the command)
     """Maps of the voxels that predictions rest on, written if they pass their checks, as ``nnseg explain``.
 
     Args:
-        model: run folder or exported file.
+        model: run folder, exported file, or with scans also the name of a local model.
         scans: a scan or a folder of scans; without it held-out cases of the run are explained, into ``RUN/explanations``.
         out: folder for the maps of scans.
         label: label or region to explain, or several; all if there are not more than four.
@@ -58,11 +58,12 @@ def explain(  # noqa: PLR0913 (options of the command)
         options=options_of(options, ScanModelOptions),
         force=force,
     )
-    check_path(Path(model), "model" if scans else "run")
     if not scans:
+        check_path(Path(model), "run")
         return explain_run(Path(model), settings, cases=cases)
+    path = find_model(model)
     if not out:
         raise NnsegError("there is no folder for the maps; give it as out")
     check_path(Path(scans), "scans")
     check_path(Path(out), "output folder")
-    return explain_scans(Path(model), Path(scans), Path(out), settings)
+    return explain_scans(path, Path(scans), Path(out), settings)

@@ -8,7 +8,7 @@ from typing import Unpack
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.commands.validate import validate as validate_model
 from nnseg.core.keywords import ValidateOptions, listing, options_of
-from nnseg.storage.path_kinds import check_path
+from nnseg.storage.path_kinds import check_path, find_model
 
 
 @listing(ValidateOptions)
@@ -20,7 +20,7 @@ def validate(
     Args:
         dataset: folder of labelled scans; never written to.
         out: folder for label maps, scores and page; label maps of the same model that are there are not made again.
-        model: run folder or exported file.
+        model: run folder, exported file, or name of a local model.
         force: also overwrite files that nnseg did not make.
         options: as of the command.
 
@@ -35,6 +35,6 @@ def validate(
     """
     chosen = options_of(options, ValidateOptions)
     check_path(Path(dataset), "dataset")
-    check_path(Path(model), "model")
+    path = find_model(model)
     check_path(Path(out), "output folder")
-    return validate_model(Path(dataset), Path(out), Path(model), chosen, force=force)
+    return validate_model(Path(dataset), Path(out), path, chosen, force=force)

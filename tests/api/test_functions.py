@@ -199,6 +199,13 @@ def test_what_cannot_be_done_is_an_error_of_nnseg(tmp_path, ball_dataset, ball_r
         nnseg.load(tmp_path / "none.nnseg")
 
 
+def test_models_are_found_by_name(ball_dataset, tmp_path):
+    with pytest.raises(EvaluationError, match="the model needs T1, FLAIR"):
+        nnseg.validate(ball_dataset, tmp_path / "out", "demo")
+    with pytest.raises(NnsegError, match='the model has no label "ball"'):
+        nnseg.explain("demo", ball_dataset / "imagesTr", tmp_path / "out", label="ball", method="occlusion")
+
+
 @pytest.mark.parametrize(
     ("name", "instead"),
     [("predict", "nnseg.load"), ("Predictor", "nnseg.load"), ("load_model", "nnseg.load"), ("evaluate_folders", "nnseg.evaluate")],
