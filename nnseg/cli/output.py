@@ -19,8 +19,8 @@ from nnseg.system.progress import be_quiet, beside_line, stage
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
 
-MOST_FAILED = 10
-"""Cases that failed for reasons that differ in names or numbers only are printed one by one if they are not more."""
+MOST_LINES = 10
+"""Findings that differ in names or numbers only are printed one by one if they are not more."""
 
 PLACE = re.compile(r"^(/[^:]*|[^\s:]*\.[^\s:]*): ")
 """The file at the beginning of a reason, which differs between cases."""
@@ -88,41 +88,48 @@ def _end_log() -> None:
 
 
 def exit_for_errors(findings: Iterable[Finding], *, shown: bool = False) -> None:
-    """Print all findings, one a line, unless they are shown already; exit with code 1 if one is an error."""
-    failed = False
-    for finding in findings:
-        if not shown:
-            show(f"{finding.level:8}{finding}")
-        failed |= finding.level == "error"
-    if failed:
+    """Print all findings, alike ones in one line, unless they are shown already; exit with code 1 if one is an error."""
+    found = list(findings)
+    if found and not shown:
+        show(*(f"{alike[0].level:8}{line}" for alike in _by_kind(found) for line in _lines(alike)))
+    if any(finding.level == "error" for finding in found):
         raise typer.Exit(1)
 
 
 def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
     """If there are problems, print them to stderr and exit with the code; where many cases have the same one, in one line."""
-    all_of_them = logging.getLogger("nnseg").isEnabledFor(logging.DEBUG)
     failed = list(problems)
-    by_reason: dict[str, list[Finding]] = {}
-    for problem in failed:
-        kind = VARYING.sub("#", PLACE.sub("", problem.message)) if problem.case else str(problem)
-        by_reason.setdefault(kind, []).append(problem)
     if failed:
         show("", f"{len(failed)} failed, {'all others are' if code == 1 else 'none is'} done:", error=True)
-        for alike in by_reason.values():
-            same = len({PLACE.sub("", one.message) for one in alike}) == 1
-            together = len(alike) > (1 if same else MOST_FAILED) and not all_of_them
-            named = [_together(alike)] if together else alike
-            show(*(f"  {one}" for one in named), error=True)
+        show(*(f"  {line}" for alike in _by_kind(failed) for line in _lines(alike)), error=True)
         raise typer.Exit(code)
 
 
+def _by_kind(findings: Iterable[Finding]) -> Iterable[list[Finding]]:
+    """Findings whose reasons differ in names and numbers at most; those of no case or file are alike only if they are equal."""
+    found: dict[tuple[str, ...], list[Finding]] = {}
+    for one in findings:
+        about = "case" if one.case else "file" if one.file else ""
+        reason = VARYING.sub("#", PLACE.sub("", one.message)) if about else str(one)
+        found.setdefault((one.level, about, reason), []).append(one)
+    return found.values()
+
+
+def _lines(alike: Sequence[Finding]) -> list[str]:
+    """Findings of one kind, in one line if their reasons are the same, or if they are many; each of them with ``--verbose``."""
+    same, about = len({PLACE.sub("", one.message) for one in alike}) == 1, alike[0].case or alike[0].file
+    if not about or len(alike) <= (1 if same else MOST_LINES) or logging.getLogger("nnseg").isEnabledFor(logging.DEBUG):
+        return [*dict.fromkeys(map(str, alike))]
+    return [_together(alike)]
+
+
 def _together(alike: Sequence[Finding]) -> str:
-    """Problems of one kind in one line: the cases, and the reason, of the first where they differ in names or numbers."""
+    """Findings of one kind in one line: the cases or files, and the reason, of the first where they differ in names or numbers."""
     from nnseg.core.dataset import listed
     from nnseg.core.errors import coded
 
     reasons = [PLACE.sub("", one.message) for one in alike]
     which = "" if len(set(reasons)) == 1 else "the first: "
-    cases = [one.case for one in alike if one.case]
-    named = listed(cases, MOST_FAILED) if len(cases) <= MOST_FAILED else listed(cases)
+    noun, names = ("case", [one.case for one in alike]) if alike[0].case else ("file", [one.file for one in alike])
+    named = listed(names, MOST_LINES if len(names) <= MOST_LINES else 5, noun=noun)
     return coded(f"{named}: {which}{reasons[0]}", alike[0].code if len({one.code for one in alike}) == 1 else "")

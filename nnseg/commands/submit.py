@@ -72,7 +72,7 @@ class Submission(FrozenModel):
         """Lines for users: the values of labels, what cannot be checked, and the archive."""
         meant = (f"{one.name}: written as {one.value}" + (f", {one.meaning}" if one.meaning else "") for one in self.labels)
         packed = f"{counted(len({*self.files.values()}), 'file')} of {self.title} in {self.archive}"
-        none = f"no archive is written: {counted(len(self.findings), 'rule')} broken, or scans not predicted"
+        none = "no archive is written, since a rule is broken or a scan could not be predicted:"
         return (*meant, *self.remarks, packed if self.archive else none)
 
 

@@ -235,9 +235,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def listed(names: Collection[str], most: int = 5) -> str:
+def listed(names: Collection[str], most: int = 5, *, noun: str = "case") -> str:
     """Names of cases, at most ``most``: "case a", "cases a, b and 3 more"."""
-    return f"{'case' if len(names) == 1 else 'cases'} {list_some(sorted(names), most)}"
+    return f"{noun if len(names) == 1 else f'{noun}s'} {list_some(sorted(names), most)}"
 
 
 def list_some(names: Sequence[str], most: int = 3) -> str:

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from nnseg import cli
-from nnseg.cli.output import exit_for_failed, log_to_terminal, show
+from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal, show
 from nnseg.cli.tables import print_scores
 from nnseg.core.dataset import Finding
 from nnseg.core.labels import Labels
@@ -42,6 +42,20 @@ def test_reasons_that_differ_in_names_of_files_are_one_line_with_the_first(capsy
         exit_for_failed(Finding(level="error", case=f"c{i}", message=f"image /d/c{i}.nii is not there") for i in range(11))
     assert capsys.readouterr().err.splitlines()[2:] == [
         "  cases c0, c1, c10, c2, c3 and 6 more: the first: image /d/c0.nii is not there"
+    ]
+
+
+def test_findings_of_many_cases_or_files_are_one_line_with_their_level(capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = [Finding(level="error", case=f"c{i}", message="has another name", code="NS-C001") for i in range(11)]
+    values = [Finding(level="error", file=f"{i}.mha", message="holds the values 7", code="NS-C001") for i in range(2)]
+    both = [Finding(level=level, message="none of a file") for level in ("error", "warning", "error")]
+    with pytest.raises(typer.Exit):
+        exit_for_errors([*unknown, *values, *both])
+    assert capsys.readouterr().out.splitlines() == [
+        "error   cases c0, c1, c10, c2, c3 and 6 more: has another name [NS-C001]",
+        "error   files 0.mha, 1.mha: holds the values 7 [NS-C001]",
+        "error   none of a file",
+        "warning none of a file",
     ]
 
 
