@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -24,9 +25,6 @@ from nnseg.cli.options import (
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.names import split_names
 from nnseg.core.options import DegradationKind, Options
-
-if TYPE_CHECKING:
-    from nnseg.core.robustness import Robustness
 
 KINDS: tuple[DegradationKind, ...] = get_args(DegradationKind)
 
@@ -54,15 +52,10 @@ def stress(
     Each case is predicted by the networks that were not trained on it. RUN/robustness.json has all numbers, and the report a table.
     """
     log_to_terminal(verbose, quiet=quiet)
-    check_path(run, "run")
     with named_errors("--kinds"):
         names = {parse_choice(name, KINDS) for name in split_names(kinds)}
-    with loading():
-        from nnseg.commands.stress import stress as stress_run
-        from nnseg.storage.run import Run
-
-    found = stress_run(Run(run), kinds=[kind for kind in KINDS if kind in names], cases=cases, device=options.device)
-    _show("stress", found, run, as_json=as_json)
+    chosen = [kind for kind in KINDS if kind in names]
+    _measure("stress", run, kinds=chosen, cases=cases, device=options.device, as_json=as_json)
 
 
 @app.command(rich_help_panel=EVALUATE)
@@ -81,21 +74,23 @@ def channels(
     Each case is predicted by the networks that were not trained on it. RUN/channels.json has all numbers, and the report a table.
     """
     log_to_terminal(verbose, quiet=quiet)
+    _measure("channels", run, cases=cases, device=options.device, as_json=as_json)
+
+
+def _measure(command: str, run: Path, *, kinds: Sequence[DegradationKind] = (), cases: int, device: str, as_json: bool) -> None:
+    """Measure what stress or channels measures, print the table, and which file holds it."""
     check_path(run, "run")
     with loading():
-        from nnseg.commands.stress import leave_out_channels
+        from nnseg.cli.tables import print_robustness
+        from nnseg.commands.stress import StressedRun, leave_out_channels
+        from nnseg.commands.stress import stress as stress_run
+        from nnseg.reporting.sections.robustness import describe_robustness
         from nnseg.storage.run import Run
 
-    found = leave_out_channels(Run(run), cases=cases, device=options.device)
-    _show("channels", found, run, as_json=as_json)
-
-
-def _show(command: str, found: Robustness, run: Path, *, as_json: bool) -> None:
-    """Print the table, and which file holds it."""
-    from nnseg.cli.tables import print_robustness
-    from nnseg.commands.stress import StressedRun
-    from nnseg.reporting.sections.robustness import describe_robustness
-
+    if command == "stress":
+        found = stress_run(Run(run), kinds=kinds, cases=cases, device=device)
+    else:
+        found = leave_out_channels(Run(run), cases=cases, device=device)
     if as_json:
         show_json(command, StressedRun(robustness=found), found.findings)
     else:
