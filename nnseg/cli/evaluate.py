@@ -402,8 +402,10 @@ def _report_predictions(
         show(f"mean expected Dice {volumetry.expected.expected:.3f}, 90 % from {low:.3f} to {high:.3f}")
     show(f"report: {folder / 'report.html'}")
     if volumetry.visits:
-        certain = sum(change.certain for change in volumetry.changes)
-        show(f"changes: {folder / CHANGES}, {len(volumetry.changes)} between visits, {certain} beyond the uncertainty of volumes")
+        changes = volumetry.changes
+        certain, unknown = sum(change.certain for change in changes), "of unknown uncertainty (see predict --uncertainty)"
+        beyond = f"{certain} beyond the uncertainty of volumes" if any(change.interval for change in changes) else unknown
+        show(f"changes: {folder / CHANGES}, {len(changes)} between visits, {beyond}")
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
     known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted
     unread = (case for case in volumetry.cases if case.failed and case.name not in known)

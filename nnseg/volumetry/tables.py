@@ -142,7 +142,7 @@ def _rows_of(table: CaseTable, names: Collection[str]) -> dict[str, Row]:
     without = sorted(set(names) - set(found))
     for row in table.rows:
         if row.case not in names and without:
-            raise table.wrong(f'there is no scan "{row.case}"', f"{listed(without)} is not in the table", row, "case")
+            raise table.wrong(f'there is no scan "{row.case}"', f"the table has no line for {listed(without)}", row, "case")
     if without:
         log.warning("%s does not list %s", table.path, listed(without))
     return {case: row for case, row in found.items() if case in names}

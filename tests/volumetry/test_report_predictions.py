@@ -194,7 +194,7 @@ def test_changes_between_visits_are_in_table_page_and_sheet(folder, tmp_path):
     assert "Change since" not in (folder / "sheets" / "c.html").read_text()  # the visit before failed
     assert {file.state for file in verify(folder)} == {"intact"}
     done = CliRunner().invoke(app, ["report", str(folder), "--visits", str(table), "--no-sheets", "--workers", "1"])
-    assert f"changes: {folder / 'changes.csv'}, 1 between visits, 0 beyond the uncertainty of volumes" in done.stdout
+    assert f"changes: {folder / 'changes.csv'}, 1 between visits, of unknown uncertainty (see predict --uncertainty)" in done.stdout
 
 
 def test_the_default_population_is_that_of_the_model_kept_with_the_predictions(folder):

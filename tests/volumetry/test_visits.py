@@ -109,7 +109,7 @@ def test_visits_are_read_from_a_table(tmp_path):
         ("case,patient\na,p\n", "line 1: has the columns case, patient; date are expected too"),
         ("case,patient,date\na,,2023-01-01\n", 'line 2, column "patient": the cell is empty; write what tells patients apart'),
         ("case,patient,date\na,p,1.1.2023\n", 'line 2, column "date": "1.1.2023" is no date; write one like 2024-03-31'),
-        ("case,patient,date\nz,p,2023-01-01\n", 'column "case": there is no scan "z"; case a is not in the table'),
+        ("case,patient,date\nz,p,2023-01-01\n", 'column "case": there is no scan "z"; the table has no line for case a'),
     ],
 )
 def test_errors_in_a_table_name_line_and_column(tmp_path, text, expected):

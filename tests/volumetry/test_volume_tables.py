@@ -114,7 +114,7 @@ def test_patients_of_more_scans_than_there_are_may_be_listed(tmp_path):
 
 def test_a_misspelt_case_is_noticed_by_the_scan_without_a_line(tmp_path):
     (tmp_path / "t.csv").write_text("case,age\na,70\nbb,3\n")
-    with pytest.raises(DatasetError, match=r'line 3, column "case": there is no scan "bb"; case b is not in the table'):
+    with pytest.raises(DatasetError, match=r'line 3, column "case": there is no scan "bb"; the table has no line for case b'):
         read_patients(tmp_path / "t.csv", ["a", "b"])
 
 
