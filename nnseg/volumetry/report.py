@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.errors import NnsegError, suppress_unless_fault
+from nnseg.core.errors import NnsegError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
@@ -98,9 +98,11 @@ def report_predictions(
         DatasetError: the table cannot be used.
     """
     options = _read_options(folder, population, covariates, visits, sheets=sheets)
-    cases = []
-    for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring volumes"):
-        cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
+    cases = list[CaseVolumes]()
+    for names in _by_visit(options):
+        known = {case.name: case for case in cases}
+        for outcome in map_items(partial(measure, options, known), names, workers=workers, label="measuring volumes"):
+            cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     for place in (folder, folder / SHEETS):  # of an earlier command, or a process of this one, that was killed
         sweep_ended(place)
     at_visits = {case.name: volumes_at(case, options.visits[case.name]) for case in cases if case.name in options.visits}
@@ -140,8 +142,21 @@ def _expected(options: VolumetryOptions, cases: Sequence[CaseVolumes]) -> Folder
     return estimate_folder_dice([confidence for confidence in found if confidence])
 
 
-def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
+def _by_visit(options: VolumetryOptions) -> list[list[str]]:
+    """Names of the cases: of first visits and those without a visit, then of second ones, and so on."""
+    found: list[list[str]] = [[]]
+    for name in sorted(options.records):
+        number = len(_visits_before(options, name))
+        found += [[] for _ in range(len(found), number + 1)]
+        found[number].append(name)
+    return found
+
+
+def measure(options: VolumetryOptions, known: Mapping[str, CaseVolumes], name: str) -> CaseVolumes:
     """The volumes of one case; its sheet is written.
+
+    Args:
+        known: volumes at earlier visits, by name of the case.
 
     Raises:
         NnsegError: its label map cannot be read.
@@ -153,24 +168,26 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
     case = _describe(options, name, label_map)
     if options.sheets:
         drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
-        changes = _changes_before(options, case)
+        changes = _changes_before(options, known, case)
         write_text(options.folder / SHEETS / sheet_name(name), sheet_html(case, options.header, options.labels, drawn, changes))
     return case
 
 
-def _changes_before(options: VolumetryOptions, case: CaseVolumes) -> dict[str, VolumeChange]:
+def _visits_before(options: VolumetryOptions, name: str) -> list[str]:
+    """The cases of the same patient that were predicted, of earlier visits, the first one first."""
+    visit = options.visits.get(name)
+    of_patient = (case for case, one in options.visits.items() if visit and one.patient == visit.patient)
+    done = sorted((options.visits[case].date, case) for case in of_patient if options.records[case].status == "done")
+    return [case for day, case in done if visit and (day, case) < (visit.date, name)]
+
+
+def _changes_before(options: VolumetryOptions, known: Mapping[str, CaseVolumes], case: CaseVolumes) -> dict[str, VolumeChange]:
     """The change of each label of a case since the patient's visit before; {} if there is none, or its label map cannot be read."""
-    visit = options.visits.get(case.name)
-    of_patient = [name for name, one in options.visits.items() if visit and one.patient == visit.patient]
-    earlier = sorted((options.visits[name].date, name) for name in of_patient if options.records[name].status == "done")
-    before = next((name for day, name in reversed(earlier) if visit and (day, name) < (visit.date, case.name)), None)
-    if visit is None or before is None:
+    before = next(reversed(_visits_before(options, case.name)), None)
+    if before is None or known[before].failed:
         return {}
-    with suppress_unless_fault(NnsegError):
-        first = _describe(options, before, _read_case(options, options.records[before])[0])
-        measured = volumes_at(first, options.visits[before]), volumes_at(case, visit)
-        return {change.label: change for change in changes_between(visit.patient, *measured)}
-    return {}
+    measured = (volumes_at(one, options.visits[one.name]) for one in (known[before], case))
+    return {change.label: change for change in changes_between(options.visits[before].patient, *measured)}
 
 
 def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> CaseVolumes:

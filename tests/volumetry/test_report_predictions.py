@@ -23,6 +23,7 @@ from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence, DiceErrors
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.storage.files import read_json, write_json
+from nnseg.storage.images.read import read_label_map
 from nnseg.storage.predictions import RECORD, Predictions, read_record
 from nnseg.volumetry.population import read_population
 from nnseg.volumetry.report import report_predictions
@@ -195,6 +196,20 @@ def test_changes_between_visits_are_in_table_page_and_sheet(folder, tmp_path):
     assert {file.state for file in verify(folder)} == {"intact"}
     done = CliRunner().invoke(app, ["report", str(folder), "--visits", str(table), "--no-sheets", "--workers", "1"])
     assert f"changes: {folder / 'changes.csv'}, 1 between visits, of unknown uncertainty (see predict --uncertainty)" in done.stdout
+
+
+def test_no_label_map_is_read_once_more_for_the_next_visit(folder, tmp_path, monkeypatch):
+    table, read = tmp_path / "visits.csv", list[str]()
+    table.write_text("case,patient,date\nb,p,2023-01-01\nc,p,2024-01-01\n=a,p,2025-01-01\nbroken,q,2023-01-01\n")
+    monkeypatch.setattr(
+        "nnseg.volumetry.report.read_label_map", lambda file, **how: read.append(file.name) or read_label_map(file, **how)
+    )
+    report_predictions(folder)
+    once = sorted(read)
+    read.clear()
+    assert len(report_predictions(folder, visits=table).changes) == 3  # b to c, c to =a, b to =a
+    assert sorted(read) == once
+    assert "Change since 2024-01-01" in (folder / "sheets" / "=a.html").read_text()
 
 
 def test_the_default_population_is_that_of_the_model_kept_with_the_predictions(folder):
