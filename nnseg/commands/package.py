@@ -140,6 +140,7 @@ def _clear(folder: Path, *, force: bool) -> None:
 def _texts(record: Container, model: Model) -> dict[str, str]:
     """The texts of the folder by name."""
     files, environment = TEMPLATES[record.platform], template_environment("nnseg.interop.containers", escape=lambda value: value)
+    found = "by names like those of the channels" if len(model.channels) > 1 else "the only image"
     values = {
         "title": TITLES[record.platform],
         "platform": record.platform,
@@ -151,7 +152,7 @@ def _texts(record: Container, model: Model) -> dict[str, str]:
         "channels": list_some([f"`{name}`" for name in model.channels], 20),
         "labels": list_some([f"`{name}`" for name in model.labels.foreground], 40),
         "recipe": next(iter(files)),
-        "sockets": list_some([f"`{slug}`" for slug in record.inputs], 20) or "by names like those of the channels",
+        "sockets": list_some([f"`{slug}`" for slug in record.inputs], 20) or found,
         "result": record.output,
     }
     written = {**files, "README.md": "README.md.j2"}
