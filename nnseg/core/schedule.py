@@ -109,8 +109,8 @@ class Course(FrozenModel):
 
     def progress(self, step: int) -> float:
         """Progress at a step, from 0 to 1; 0 during the warm-up."""
-        leg = next((leg for leg in reversed(self.legs) if leg.step <= step), self.legs[0])
-        return leg.at(max(step, leg.step))
+        segment = next((one for one in reversed(self.legs) if one.step <= step), self.legs[0])
+        return segment.at(max(step, segment.step))
 
     def ending_at(self, end: int, *, at: int) -> Self:
         """The course continued without a jump, but with another number of steps.
@@ -129,8 +129,8 @@ class Course(FrozenModel):
         """
         return self._with(Segment(step=at, progress=min(RESTART, self.progress(at)), end=at + steps))
 
-    def _with(self, leg: Segment) -> Self:
-        return self.model_copy(update={"legs": (*self.legs, leg)})
+    def _with(self, segment: Segment) -> Self:
+        return self.model_copy(update={"legs": (*self.legs, segment)})
 
 
 def learning_rate(step: int, course: Course, training: Training) -> float:

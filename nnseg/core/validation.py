@@ -122,7 +122,7 @@ LONGEST = 60
 """Largest number of characters of a value in a message."""
 
 OWN_SECTION, OTHER_SECTION = 0.5, 0.8
-"""Least likeness (0 to 1) of two keys of the same section, or of different ones, for one to be suggested for the other."""
+"""Least similarity (0 to 1) of two keys of the same section, or of different ones, for one to be suggested for the other."""
 
 
 def parse(model: type[Model], content: Any, where: str) -> Model:
@@ -268,11 +268,11 @@ def nearest(wrong: Sequence[str], known: Iterable[Sequence[str]]) -> Sequence[st
     """The known path whose last part is most like that of ``wrong``; None if none is like it. The same section has precedence."""
     ranked, word = [], wrong[-1][:COMPARED].casefold()
     for path in known:
-        likeness = SequenceMatcher(None, word, path[-1].casefold()).ratio()
+        similarity = SequenceMatcher(None, word, path[-1].casefold()).ratio()
         sibling = path[:-1] == wrong[:-1]
-        if likeness >= (OWN_SECTION if sibling else OTHER_SECTION):
+        if similarity >= (OWN_SECTION if sibling else OTHER_SECTION):
             shared = sum(a == b for a, b in zip(path, wrong[:-1], strict=False))
-            ranked.append((likeness + 0.25 * sibling, shared, path))
+            ranked.append((similarity + 0.25 * sibling, shared, path))
     return max(ranked, key=lambda r: r[:2])[2] if ranked else None
 
 

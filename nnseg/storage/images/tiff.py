@@ -71,7 +71,7 @@ _OTHER_SHAPE = re.compile(r"invalid out\.shape=\(1,\), shape=\(([\d, ]+)\)")
 UNNAMED = ("I", "Q")
 """Axes of pages about which a file says nothing."""
 
-SPOILED = re.compile(r"OME series (failed to read|missing|is missing|contains index)|MMStack (series )?is missing")
+INCOMPLETE = re.compile(r"OME series (failed to read|missing|is missing|contains index)|MMStack (series )?is missing")
 """Warnings of tifffile about images that it fills with zeros."""
 
 
@@ -342,7 +342,7 @@ def _logged_errors() -> Iterator[list[str]]:
     messages: list[str] = []
 
     def keep(record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR or SPOILED.search(record.getMessage()):
+        if record.levelno >= logging.ERROR or INCOMPLETE.search(record.getMessage()):
             messages.append(record.getMessage())
 
     handler, logger = logging.Handler(logging.WARNING), logging.getLogger("tifffile")
