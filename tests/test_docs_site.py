@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from browser import Browser, needs_browser
+
+from nnseg.cli import app
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +58,13 @@ def test_llms_txt_links_to_pages_that_exist(site: Path) -> None:
     links = re.findall(r"^- \[.+\]\((\S+)\): \S", (site / "llms.txt").read_text(), re.MULTILINE)
     assert len(links) > 20
     assert [link for link in links if not (site / link).exists()] == []
+
+
+def test_llms_txt_has_a_line_for_each_command(site: Path) -> None:
+    text = (site / "llms.txt").read_text()
+    assert re.search(r"^- \[nnseg models pull\]\(reference/commands.html\): Download a model", text, re.MULTILINE)
+    missing = [name for name in typer.main.get_command(app).commands if f"[nnseg {name}" not in text]
+    assert missing == []
 
 
 @needs_browser

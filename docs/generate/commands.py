@@ -23,6 +23,11 @@ def commands() -> str:
     return "\n\n".join(f"## {panel}\n\n" + "\n\n".join(_command(name, one) for _, name, one in those) for panel, those in panels)
 
 
+def helps() -> Iterator[tuple[str, str]]:
+    """Name and help of each command."""
+    return ((name, " ".join(plain(one.help).split())) for _, name, one in _commands())
+
+
 def _commands() -> Iterator[tuple[str, str, Any]]:
     """Panel, name and command of each command, also of those in a group."""
     for name, command in GROUP.commands.items():

@@ -1,4 +1,4 @@
-"""``llms.txt`` beside the site: title, one line and link of each page, for programs that read documentation."""
+"""``llms.txt`` beside the site: a line and a link for each page and each command, for programs that read documentation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from docutils import nodes
 
+from generate.commands import helps
 from generate.pages import CONTENTS, pages_of
 
 LONGEST = 200
-"""Characters of a page's line."""
+"""Characters of a line."""
 
 
 def connect(app: Any) -> None:
@@ -31,12 +32,18 @@ def _text(app: Any) -> str:
         for name in pages_of(patterns):
             sentence = _first_sentence(app.env.get_doctree(name))
             lines.append(f"- [{app.env.titles[name].astext()}]({name}.html): {sentence}")
+    lines += ["", "## Commands", ""]
+    lines += [f"- [nnseg {name}](reference/commands.html): {_shortened(text)}" for name, text in helps()]
     return "\n".join(lines) + "\n"
 
 
 def _first_sentence(page: nodes.document) -> str:
     """The first sentence of a page below its title."""
     paragraph = next((one for one in page.findall(nodes.paragraph) if isinstance(one.parent, nodes.section)), None)
-    text = " ".join(paragraph.astext().split()) if paragraph else ""
+    return _shortened(" ".join(paragraph.astext().split()) if paragraph else "")
+
+
+def _shortened(text: str) -> str:
+    """The first sentence of a text."""
     sentence = re.split(r"(?<=[.:!?]) (?=[A-Z`])", text)[0]
     return sentence if len(sentence) <= LONGEST else sentence[:LONGEST].rpartition(" ")[0] + " ..."
