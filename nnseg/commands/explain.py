@@ -29,6 +29,7 @@ from nnseg.reporting.heat import draw_attribution
 from nnseg.serving.explanation import ExplainedLabel, Explainer
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
+from nnseg.storage.datasets.read_case import find_unreadable
 from nnseg.storage.files import read_json, write_aside, write_json
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import write_map
@@ -113,9 +114,14 @@ def explain_scans(model: Path, scans: Path, out: Path, settings: ExplainOptions)
     reading = Reading.of(settings.options)
     found = find_scans(scans.absolute(), channels=len(loaded.channels), names=loaded.channels, reading=reading)
     _check_place(out, force=settings.force)
+    unreadable = find_unreadable(found.cases, workers=settings.options.workers)
+    cases = [case for case in found.cases if case.name not in unreadable]
+    lost = [case for case in found.cases if case.name in unreadable]
+    findings = [Finding.read(unreadable[case.name], "NS-S001", case=case.name, files=case.images) for case in lost]
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
         key = loaded.key()
-        return _explain([(loaded, found.cases)], names, out, settings, lambda case: digest([key, content_hash(case.images)]))
+        made = _explain([(loaded, cases)], names, out, settings, lambda case: digest([key, content_hash(case.images)]))
+    return made.model_copy(update={"findings": (*findings, *made.findings)})
 
 
 def explain_run(path: Path, settings: ExplainOptions, *, cases: int = CASES) -> ExplainedFolder:

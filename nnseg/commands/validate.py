@@ -28,6 +28,7 @@ from nnseg.reporting.report import write_report
 from nnseg.serving.folder import begun, check_label_folder
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import find_unreadable
 from nnseg.storage.files import write_json
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite, is_made
@@ -105,11 +106,13 @@ def validate(folder: Path, out: Path, path: Path, options: Options, *, force: bo
     model = load_model(path, folds=options.folds)
     dataset = read_dataset(folder, reading=Reading.of(options), workers=options.workers)
     _check_fit(dataset, model)
+    unreadable = find_unreadable(dataset.cases, workers=options.workers)
+    cases = tuple(case for case in dataset.cases if case.name not in unreadable)
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
-        job = PredictionJob(cases=dataset.cases, out=out, key=model.key(), model=path)
+        job = PredictionJob(cases=cases, out=out, key=model.key(), model=path)
         with begun(out, {case.name for case in dataset.cases}, read_predictions(out), force=force):
             records = predict_with_model(job, model, device=options.device, label="predicting")
-        scores = _score(dataset, model.labels, out, records, options.workers)
+        scores = _score(dataset, model.labels, out, records, unreadable, options.workers)
         confidences = {name: record.confidence for name, record in records.items() if record.confidence}
         internal = _find_internal(path, model)
         found = ExternalValidation(
@@ -143,9 +146,17 @@ def _check_fit(dataset: Dataset, model: Model) -> None:
             raise EvaluationError(f"{dataset.folder}: its label {name} has the value {value}, and {meant}; {advice}")
 
 
-def _score(dataset: Dataset, labels: Labels, out: Path, records: Mapping[str, ScanRecord], workers: int) -> Scores:
+def _score(
+    dataset: Dataset,
+    labels: Labels,
+    out: Path,
+    records: Mapping[str, ScanRecord],
+    unreadable: Mapping[str, str],
+    workers: int,
+) -> Scores:
     pairs = pair_files({case.name: case for case in dataset.cases}, out, records)
-    failed = [Failure(name=name, reason=one.reason) for name, one in records.items() if one.status != "done"]
+    reasons = {**unreadable, **{name: one.reason for name, one in records.items() if one.status != "done"}}
+    failed = [Failure(name=name, reason=reason) for name, reason in reasons.items()]
     instances = tuple(name for name in dataset.instances if name in labels.foreground)
     scores = evaluate(pairs, labels, failed=failed, measures=Measures(instances=instances), workers=workers)
     if not scores.cases:

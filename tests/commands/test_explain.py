@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crashing_reader import crash_on
 from warm import nnseg
 
 from nnseg.commands.explain import ExplainOptions, explain_run, explain_scans, rank_cases
@@ -86,6 +87,19 @@ def test_the_command_says_what_it_wrote_and_what_it_withheld(ball_run: Path, bal
     assert "ball_01 ball: withheld" in said.stdout if one.withheld else "ball_01 ball: written" in said.stdout
     assert f"{'0' if one.withheld else '1'} of 1 maps written into {tmp_path / 'out'}" in said.stdout
     assert ("[NS-M002]" in said.stderr) == bool(one.withheld)
+
+
+def test_a_scan_that_crashes_its_reader_costs_only_its_map(
+    ball_run: Path, ball_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("ball_00", "ball_01"):
+        shutil.copy(ball_dataset / "imagesTr" / f"{name}.nii.gz", scans)
+    crash_on(monkeypatch, "ball_00")
+    found = explain_scans(ball_run, scans, tmp_path / "out", OCCLUSION)
+    assert [finding.case for finding in found.findings if finding.code == "NS-S001"] == ["ball_00"]
+    assert {one.case for one in found.explanations} == {"ball_01"}
 
 
 def test_a_record_does_not_choose_what_is_removed_or_replaced(ball_run: Path, ball_dataset: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from ball_dataset import write_balls
+from crashing_reader import crash_on
 from typer.testing import CliRunner
 
 from nnseg.cli import app
@@ -50,6 +51,14 @@ def test_a_model_is_scored_on_another_dataset_beside_its_held_out_cases(ball_run
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.nii.gz")}
     validate(other_dataset, tmp_path / "out", ball_run, CPU)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.nii.gz")} == before  # not predicted again
+
+
+def test_a_scan_that_crashes_its_reader_costs_only_its_case(ball_run, other_dataset, tmp_path, monkeypatch):
+    crash_on(monkeypatch, "ball_00")
+    scores = validate(other_dataset, tmp_path / "out", ball_run, CPU).scores
+    assert [failed.name for failed in scores.failed] == ["ball_00"]
+    assert "was killed" in scores.failed[0].reason
+    assert len(scores.cases) == 4
 
 
 def test_of_an_exported_model_the_card_tells_the_internal_scores(ball_run, other_dataset, tmp_path):

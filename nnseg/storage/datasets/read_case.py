@@ -20,6 +20,7 @@ from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS
 from nnseg.storage.images.label_codings import count_values
 from nnseg.storage.images.read import labels_on_grid_of, read_header, read_label_map, read_scan, stored_grid
 from nnseg.storage.images.resampling import NEAR
+from nnseg.system.parallel import map_items
 
 SAME_PLACE = 0.01
 """Distance in voxels up to which a label map and its image lie at one place."""
@@ -73,6 +74,20 @@ def read_case_scan(case: Case, channels: int | None) -> Scan:
         check_channels(case, len(scan.image), scan.grid.shape, channels)
     _check_constant(case, scan)
     return scan
+
+
+def find_unreadable(cases: Sequence[Case], *, workers: int = 0) -> dict[str, str]:
+    """Why scans cannot be read, by the names of their cases: each is read in another process, which a file may crash.
+
+    Args:
+        workers: processes, at least one.
+    """
+    outcomes = map_items(_try_to_read, cases, workers=max(1, workers))
+    return {outcome.item.name: outcome.reason for outcome in outcomes if outcome.reason and not outcome.is_fault}
+
+
+def _try_to_read(case: Case) -> None:
+    read_scan(case.images, repair=True, spacing=case.spacing)
 
 
 def place_labels(case: Case, scan: Scan, label_map: LabelMap) -> LabelledScan:
