@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +54,26 @@ def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
     if not force and (file.is_symlink() or file.exists()) and not is_made(file, kind):
         found = f"is there already, and is no {kind} that nnseg made"
         raise RunError.at(file, found, f"no file, or a {kind} of nnseg", "choose another name, or overwrite it with --force")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """A context in which a folder is made, which is removed after an error.
+
+    Raises:
+        RunError: the folder exists, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunError(f"{folder} is there already; choose another folder") from None
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _run_of_part(file: Path, kind: Kind) -> Path | None:

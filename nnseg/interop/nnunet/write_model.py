@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Network, Plan, Steps
 from nnseg.interop.nnunet.dataset import nnunet_name
 from nnseg.interop.nnunet.plans import NORMALIZATIONS, RESAMPLING
 from nnseg.network.bundle import Member, Model
 from nnseg.storage.files import write_aside, write_text
+from nnseg.storage.overwrite import new_folder
 
 CONFIGURATIONS = {"2d": "2d", "3d": "3d_fullres", "3d_lowres": "3d_lowres"}
 """nnU-Net's names of plans. A cascade is not written."""
@@ -60,7 +59,7 @@ def write_nnunet_model(model: Model, folder: Path, *, suffix: str = ".nii.gz", n
         _check(plan, [before.name for before, _ in plans[:number]])
     made = []
     content = _plans([plan for plan, _ in plans], suffix, name)
-    with _new_folder(folder):
+    with new_folder(folder):
         for plan, members in plans:
             place = folder / f"{TRAINER}__{PLANS}__{CONFIGURATIONS[plan.name]}"
             write_text(place / "plans.json", json.dumps(content, indent=1) + "\n")
@@ -71,26 +70,6 @@ def write_nnunet_model(model: Model, folder: Path, *, suffix: str = ".nii.gz", n
                     _save(_checkpoint(member, suffix), aside)
             made.append(place)
     return made
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """A context in which a folder is made, which is removed after an error.
-
-    Raises:
-        RunError: the folder exists, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise RunError(f"{folder} is there already; choose another folder") from None
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
