@@ -8,7 +8,7 @@ from typing import Unpack
 
 from nnseg.core.dataset import Reading
 from nnseg.core.keywords import PredictOptions, listing, options_of
-from nnseg.core.options import FAST_STEP, OnMissingChannel, parse_gigabytes, parse_thresholds
+from nnseg.core.options import FAST_STEP, OnMissingChannel, Runtime, parse_gigabytes, parse_thresholds
 from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
@@ -26,6 +26,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     fast: bool = False,
     classic: bool = False,
     dropout: int = 0,
+    runtime: Runtime = "torch",
     postprocessing: bool = True,
     threshold: float | str | Mapping[str, float] | Sequence[str] = (),
     memory: str | float | None = None,
@@ -49,6 +50,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         fast: the same as ``mirror=False, step=0.75``.
         classic: average exactly as nnU-Net does, in float32.
         dropout: average over so many draws of dropped channels, of networks planned with ``network.dropout``; 0 to drop none.
+        runtime: that computes the networks: "torch", on CPUs also "onnx", "openvino" (extra "runtimes"), or "auto" for the fastest.
         postprocessing: as chosen on held-out cases.
         threshold: probability from which on a label is found, or a table of these by label; () for the most probable label.
         memory: GB of RAM to use at most; 80 % of the free RAM if absent.
@@ -80,6 +82,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         mirror=False if fast else mirror,
         classic=classic,
         dropout=dropout,
+        runtime=runtime,
         postprocessing=postprocessing,
         thresholds=_thresholds(threshold),
         suffix=suffix_named(format),

@@ -22,6 +22,8 @@ FreezePart = Literal["encoder"]
 RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
 Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]
+ExportRuntime = Literal["onnx", "openvino", "torch"]
+Runtime = Literal["torch", "onnx", "openvino", "auto"]
 """What runs a container that ``nnseg package`` makes."""
 OnMissingChannel = Literal["error", "use"]
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from nnseg.core.errors import ModelError
+from nnseg.core.errors import ModelError, RunError
 from nnseg.core.labels import swapped_heads
+from nnseg.core.options import Runtime
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
 from nnseg.network.blocks import draw_channels
@@ -19,6 +20,7 @@ from nnseg.network.build import build_network
 from nnseg.network.bundle import Member
 from nnseg.network.device import autocast_dtype
 from nnseg.network.inputs import network_input
+from nnseg.network.runtimes import compile_network, fastest_network
 
 
 class MemberNetwork:
@@ -64,9 +66,31 @@ class MemberNetwork:
         """Of autocast on its device."""
         return autocast_dtype(self.device, self.member.plan.training.precision)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape (C, *space) of the tiles that it computes."""
+        return (self.member.plan.input_channels, *self.member.plan.patch)
+
     def on(self, device: torch.device) -> MemberNetwork:
         """A copy of the network on another device; this one is left as it is."""
         return MemberNetwork.of(self.member, device, self._make_network, self._draw)
+
+    def compiled(self, runtime: Runtime, window: Window) -> MemberNetwork:
+        """The network as another runtime computes it; itself for "torch".
+
+        Raises:
+            NnsegError: the extra for it is not installed.
+            RunError: the network is on another device than the CPU.
+        """
+        if runtime == "torch":
+            return self
+        if self.device.type != "cpu":
+            raise RunError(f"--runtime {runtime} computes on the CPU, and the device is {self.device}; add --device cpu")
+        if runtime == "auto":
+            network = fastest_network(self.network, self.input_shape, window.dtype, regions=window.sigmoid)
+        else:
+            network = compile_network(self.network, runtime, self.input_shape, window.dtype)
+        return MemberNetwork(self.member, network, self.device, self._make_network)
 
     def randomized(self, share: float, seed: int) -> MemberNetwork:
         """A copy with the random weights of an untrained network in a share of the layers, from the last one on."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, PreprocessedCase, Scan
+from nnseg.core.options import Runtime
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts, measure_scan
 from nnseg.core.trust import Confidence, Trust
@@ -53,15 +54,18 @@ class Predictor:
         classic: combine networks as nnU-Net does: in float32, by the mean logits of the networks of a plan, and the mean
             probabilities of plans. Otherwise in the fastest precision, by the mean probabilities of all networks.
         dropout: average over so many draws of the channels that each network's dropout drops; 0 to drop none.
+        runtime: that computes the networks; others than "torch" only on the CPU. "auto" is the fastest that agrees with torch.
         network: the function that made the networks, if it is the user's own.
         normalizer: of the training cases, if it is the user's own.
 
     Raises:
         ModelError: weights do not fit their plan, the previous stage of a cascade is missing, or a network has no dropout to draw
             from.
+        NnsegError: the extra for the runtime is not installed.
+        RunError: the runtime does not compute on the device.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a prediction)
         self,
         model: Model,
         *,
@@ -70,6 +74,7 @@ class Predictor:
         mirror: bool | None = None,
         classic: bool = False,
         dropout: int = 0,
+        runtime: Runtime = "torch",
         network: Callable[[Plan], nn.Module] | None = None,
         normalizer: OwnNormalizer | None = None,
     ) -> None:
@@ -80,12 +85,19 @@ class Predictor:
         drawn = [(member, draw) for member in model.members for draw in (range(1, dropout + 1) if dropout else (0,))]
         networks = [MemberNetwork.of(member, device, network, draw) for member, draw in drawn]
         windows = [window_of(member, device, step=step, mirror=mirror, classic=classic) for member, _ in drawn]
+        networks = [one.compiled(runtime, window) for one, window in zip(networks, windows, strict=True)]
         self._groups = group_networks(networks, windows, by_plan=classic)
         self._previous: Predictor | None = None
         if model.previous:
-            first = Model(members=model.previous)
             self._previous = Predictor(
-                first, device=device, step=step, mirror=mirror, classic=classic, network=network, normalizer=normalizer
+                Model(members=model.previous),
+                device=device,
+                step=step,
+                mirror=mirror,
+                classic=classic,
+                runtime=runtime,
+                network=network,
+                normalizer=normalizer,
             )
 
     @property

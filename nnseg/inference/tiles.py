@@ -79,7 +79,11 @@ class Window:
 
     def mirrored_back(self, logits: Tensor, flips: Flips) -> Tensor:
         """The logits (K, z, y, x) of a mirrored copy, in the tile's orientation."""
-        return (logits[list(swap_order(self.swaps, self.heads))] if self._swaps_sides(flips) else logits).flip(flips)
+        return (logits[self.head_order(flips)] if self._swaps_sides(flips) else logits).flip(flips)
+
+    def head_order(self, flips: Flips) -> list[int]:
+        """The heads of a mirrored copy that are those of the tile, in its order: left and right may be exchanged."""
+        return list(swap_order(self.swaps if self._swaps_sides(flips) else (), self.heads))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities (..., K, z, y, x) of logits of that shape."""
@@ -148,10 +152,15 @@ def importance(patch: Steps) -> Tensor:
     """The weight of each voxel of a tile, float32: a Gaussian around its centre, sigma an eighth of the patch, in (0, 1]."""
     weight = torch.ones((), dtype=torch.float64)
     for length in patch:
-        distance = torch.arange(length, dtype=torch.float64) - length // 2
-        weight = weight[..., None] * torch.exp(-0.5 * (distance / (length / 8)) ** 2)
+        weight = weight[..., None] * gaussian(length)
     weight = weight.to(torch.float32)
     return weight.clamp(min=float(weight[weight > 0].min()))
+
+
+def gaussian(length: int) -> Tensor:
+    """A Gaussian around the middle of an axis, float64, sigma an eighth of its length, 1 in the middle."""
+    distance = torch.arange(length, dtype=torch.float64) - length // 2
+    return torch.exp(-0.5 * (distance / (length / 8)) ** 2)
 
 
 def batch_for(patch: Steps, features: int, device: torch.device) -> int:

@@ -12,7 +12,7 @@ from nnseg.core.decisions import Threshold
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
-from nnseg.core.options import OnMissingChannel
+from nnseg.core.options import OnMissingChannel, Runtime
 from nnseg.core.population import Population
 from nnseg.storage.predictions import ScanRecord
 
@@ -47,6 +47,7 @@ class PredictionOrder(OutputOptions):
         mirror: average over mirrored copies; None for what the model's plan says.
         classic: combine networks as nnU-Net does.
         dropout: draws of dropped channels that are averaged; 0 for none.
+        runtime: that computes the networks.
         postprocessing: apply the model's postprocessing to label maps.
         thresholds: of probabilities, by name of the label, see `nnseg.network.load.with_thresholds`.
         memory_gb: RAM that the process may use.
@@ -60,6 +61,7 @@ class PredictionOrder(OutputOptions):
     mirror: bool | None = None
     classic: bool = False
     dropout: int = Field(default=0, exclude_if=lambda draws: not draws)  # left out, so that old digests hold
+    runtime: Runtime = Field(default="torch", exclude_if=lambda runtime: runtime == "torch")  # likewise
     postprocessing: bool = True
     thresholds: dict[str, Threshold] = Field(default={}, exclude_if=lambda thresholds: not thresholds)  # so that old keys hold
     memory_gb: float = float("inf")

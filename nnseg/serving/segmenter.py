@@ -20,6 +20,7 @@ from nnseg.core.geometry import IDENTITY, Grid, Matrix, Vector, as_matrix, as_sh
 from nnseg.core.image import VOXEL, Scan, Source
 from nnseg.core.label_volumes import sizes_in_unit
 from nnseg.core.labels import Labels
+from nnseg.core.options import Runtime
 from nnseg.core.plan import Plan
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction
@@ -246,6 +247,7 @@ def load(  # noqa: PLR0913 (options of a prediction)
     mirror: bool | None = None,
     classic: bool = False,
     dropout: int = 0,
+    runtime: Runtime = "torch",
     network: Callable[[Plan], nn.Module] | None = None,
     normalizer: OwnNormalizer | None = None,
 ) -> Segmenter:
@@ -259,6 +261,7 @@ def load(  # noqa: PLR0913 (options of a prediction)
         mirror: also average over mirrored copies: 2 to 8 times slower, often better; absent for how the model was scored.
         classic: average exactly as nnU-Net does, in float32: slower.
         dropout: average over so many draws of dropped channels, of networks planned with ``network.dropout``.
+        runtime: that computes the networks: "torch", on CPUs also "onnx", "openvino" (extra "runtimes"), or "auto" for the fastest.
         network: the function that made the networks, if it is your own.
         normalizer: of the training cases, if it is your own.
 
@@ -280,6 +283,7 @@ def load(  # noqa: PLR0913 (options of a prediction)
         mirror=mirror,
         classic=classic,
         dropout=dropout,
+        runtime=runtime,
         network=network,
         normalizer=normalizer,
     )

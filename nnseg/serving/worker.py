@@ -91,12 +91,21 @@ def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
 
     Raises:
         ModelError: a model, or a fold of one, cannot be loaded, or they do not go together, or have no label of a threshold.
-        RunError: there is no such device.
+        RunError: there is no such device, or it is none of the runtime's.
+        NnsegError: the extra for the runtime is not installed.
     """
     device = resolve_device(order.device)
     model = merge([load_model(path, folds=order.folds) for path in order.models])
     if not order.postprocessing:
         model = replace(model, postprocessing=())
     model = with_thresholds(model, order.thresholds)
-    predictor = Predictor(model, device=device, step=order.step, mirror=order.mirror, classic=order.classic, dropout=order.dropout)
+    predictor = Predictor(
+        model,
+        device=device,
+        step=order.step,
+        mirror=order.mirror,
+        classic=order.classic,
+        dropout=order.dropout,
+        runtime=order.runtime,
+    )
     return predictor, str(device)

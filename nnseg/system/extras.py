@@ -15,6 +15,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "energy": "pynvml",
     "explain": "captum",
     "hub": "boto3",
+    "runtimes": "openvino",
 }
 """By the name of the extra, the module that it adds."""
 
