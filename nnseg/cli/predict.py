@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -13,7 +13,6 @@ from nnseg.cli.options import (
     AsJson,
     Fast,
     Force,
-    KnownRun,
     Memory,
     Models,
     Quiet,
@@ -32,7 +31,17 @@ from nnseg.cli.options import (
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import split_names
-from nnseg.core.options import FAST_STEP, FORMS, ExplanationMethod, OnMissingChannel, Options, parse_thresholds
+from nnseg.core.options import (
+    FAST_STEP,
+    FORMS,
+    MACHINE,
+    ExplanationMethod,
+    ExportRuntime,
+    OnMissingChannel,
+    Options,
+    Runtime,
+    parse_thresholds,
+)
 
 PANEL = "Use a model"
 WAY = "Way of prediction"
@@ -55,7 +64,7 @@ def predict(
     ] = None,
     uncertainty: Annotated[
         bool,
-        typer.Option("--uncertainty", help="Also write an uncertainty map, and the certainty into predictions.json.", metavar=""),
+        typer.Option("--uncertainty", help="Also write uncertainty maps, and the certainty as JSON.", metavar=""),
     ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write probabilities (float16) as CASE.npz.", metavar="")
@@ -107,10 +116,19 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="P",
-            help="Label voxels from probability P on, or LABEL=P; repeatable.",
+            help="From probability P on, or LABEL=P; repeatable.",
             rich_help_panel=WAY,
         ),
     ] = None,
+    runtime: Annotated[
+        Runtime,
+        typer.Option(
+            help="What computes on CPUs: torch, onnx, openvino or auto.",
+            rich_help_panel=MACHINE,
+            show_default=False,
+            **one_of("--runtime", get_args(Runtime)) | {"metavar": "NAME"},
+        ),
+    ] = "torch",
     memory: Memory = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -119,8 +137,7 @@ def predict(
 ) -> None:
     """Predict label maps for scans, each on its scan's own grid. A failed scan does not stop the others; finished ones are skipped.
 
-    OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed or
-    a file that may be a scan cannot be read, 2 if none succeeded.
+    OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed, 2 if none succeeded.
     """
     log_to_terminal(verbose, quiet=quiet)
     models = tuple(map(find_model, model))
@@ -135,7 +152,7 @@ def predict(
 
     order = PredictionOrder(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
-        mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing,
+        mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing, runtime=runtime,
         thresholds=thresholds, suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty,
         spacing=options.spacing, verbose=verbose, on_missing_channel=on_missing_channel,
     )  # fmt: skip
@@ -282,18 +299,35 @@ def explain(
 @app.command(rich_help_panel=PANEL)
 @with_options("folds")
 def export(
-    run: KnownRun,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, named *.nnseg; with --nnunet a new folder.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of the run; for other runtimes also an exported file, or a name.")
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File to write, named *.nnseg; with --nnunet or a runtime a new folder.")
+    ],
     options: Options,
     nnunet: Annotated[bool, typer.Option("--nnunet", help="Write a folder with which nnU-Net v2 predicts.", metavar="")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a folder for ONNX Runtime.", metavar="")] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Write a folder for OpenVINO.", metavar="")] = False,
+    torch: Annotated[bool, typer.Option("--torch", help="Write a folder for torch alone, without nnseg.", metavar="")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="SCANS", help="Scans that a runtime is checked on. Default: 3 held-out scans of the run."),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict can use.
 
-    Its model card is written beside it, as Markdown and in the JSON of RSNA's ATLAS.
+    Its model card is written beside it, as Markdown and in the JSON of RSNA's ATLAS. A folder for another runtime has the networks,
+    all constants, and a program that needs NumPy and the runtime alone; it is written only where its labels are those of nnseg.
     """
     log_to_terminal(quiet=quiet)
+    if chosen := [name for name, given in (("onnx", onnx), ("openvino", openvino), ("torch", torch)) if given]:
+        if len(chosen) + nnunet > 1:
+            raise NnsegError(f"--{chosen[0]} writes one folder; give the others in commands of their own")
+        _export_runtime(run, file, cast(ExportRuntime, chosen[0]), check, options)
+        return
     check_path(run, "run")
     if nnunet:
         _export_nnunet(run, file, options)
@@ -320,6 +354,18 @@ def _export_nnunet(run: Path, folder: Path, options: Options) -> None:
     for made in export_nnunet(Run(run), folder, folds=options.folds):
         folds = " ".join(sorted(path.name.removeprefix("fold_") for path in made.glob("fold_*")))
         show(f"next: nnUNetv2_predict_from_modelfolder -i SCANS -o OUT -m {made} -f {folds}")
+
+
+def _export_runtime(model: Path, folder: Path, runtime: ExportRuntime, scans: Path | None, options: Options) -> None:
+    path = find_model(model)
+    if scans:
+        check_path(scans, "scans")
+    with loading():
+        from nnseg.commands.export_runtime import export_runtime
+
+    found = export_runtime(path, folder, runtime, scans=scans, folds=options.folds)
+    show(f"{folder}: at least {found.agreement:.3%} of the voxels of {len(found.scans)} scans have the labels of nnseg")
+    show(f"next: python {folder / 'run.py'} SCAN LABELS")
 
 
 @app.command(rich_help_panel=PANEL)
