@@ -160,6 +160,13 @@ def patient_and_study(header: Any) -> dict[str, Any]:
     return values | (trial if all(trial[keyword] for keyword in TRIAL) else {})
 
 
+def about_source(references: References) -> dict[str, Any]:
+    """The attributes by which an object is of the same patient and study as its source, and the number of the source's series."""
+    number = text_of(references.first, "SeriesNumber")
+    numbered = int(number) if number.isdecimal() and len(number) < 9 else 0
+    return patient_and_study(references.first) | {"StudyInstanceUID": references.study, "SeriesNumber": numbered}
+
+
 def allowed_value(header: Any, keyword: str) -> Any:
     """The value of an attribute, dates and times without the signs of old versions; None if the standard does not allow it."""
     kind = dictionary_VR(keyword)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.uid import SegmentationStorage, generate_uid
 
 from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
@@ -29,18 +26,18 @@ from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.cielab import to_cielab
 from nnseg.storage.images.codes import VALUE_TEXT, find_codes, standard_code
+from nnseg.storage.images.dicom_derived import coded, decimal, derived_object, item, software_version
 from nnseg.storage.images.dicom_headers import quiet
 from nnseg.storage.images.dicom_references import (
     Behind,
     References,
+    about_source,
     allowed_value,
-    patient_and_study,
     position_of,
     read_references,
 )
 from nnseg.storage.images.dicom_values import text_of, value_of
 
-_UTF8 = "ISO_IR 192"
 _STACK = "1"
 
 
@@ -102,13 +99,20 @@ def _segmentation(
     seed = [*(i.uid for i in references.instances), hashlib.blake2b(numbers.tobytes()).hexdigest(), str(segments), when.isoformat()]
     placed = bool(references.frame_of_reference)
     frames = _frames(numbers, len(segments))
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = SegmentationStorage, ExplicitVRLittleEndian
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
-    found = pydicom.FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    found.SpecificCharacterSet = _UTF8  # labels have names in any script
-    found.update(_item(**patient_and_study(references.first), StudyInstanceUID=references.study))
-    found.update(_equipment_and_series(references.first, seed, when))
+    about = about_source(references)
+    found = derived_object(about, seed, when, sop_class=SegmentationStorage, modality="SEG", description="nnseg segmentation")
+    found.update(
+        item(
+            ContentLabel="SEGMENTATION",
+            ContentDescription="",
+            ContentCreatorName="",
+            ContentDate=found.InstanceCreationDate,
+            ContentTime=found.InstanceCreationTime,
+            ImageType=["DERIVED", "PRIMARY"],
+            SegmentationType="BINARY",
+            SegmentsOverlap="NO",
+        )
+    )
     if placed:
         found.FrameOfReferenceUID = references.frame_of_reference
         found.PositionReferenceIndicator = text_of(references.first, "PositionReferenceIndicator")
@@ -135,47 +139,19 @@ def _frames(numbers: npt.NDArray[Any], segments: int) -> list[tuple[int, int]]:
     return sorted(frames | {(1, z) for z in ends})
 
 
-def _equipment_and_series(first: Any, seed: Sequence[str], when: datetime) -> Dataset:
-    day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S.%f")
-    number = text_of(first, "SeriesNumber")
-    return _item(
-        SOPClassUID=SegmentationStorage,
-        SOPInstanceUID=generate_uid(entropy_srcs=[*seed, "instance"]),
-        InstanceCreationDate=day,
-        InstanceCreationTime=time,
-        Modality="SEG",
-        SeriesInstanceUID=generate_uid(entropy_srcs=[*seed, "series"]),
-        SeriesNumber=(int(number) if number.isdecimal() and len(number) < 9 else 0) + 1000,
-        SeriesDescription="nnseg segmentation",
-        InstanceNumber=1,
-        Manufacturer="nnseg",
-        ManufacturerModelName="nnseg",
-        DeviceSerialNumber="none",
-        SoftwareVersions=_version(),
-        ContentLabel="SEGMENTATION",
-        ContentDescription="",
-        ContentCreatorName="",
-        ContentDate=day,
-        ContentTime=time,
-        ImageType=["DERIVED", "PRIMARY"],
-        SegmentationType="BINARY",
-        SegmentsOverlap="NO",
-    )
-
-
 def _compression(first: Any) -> Dataset:
     """What the standard wants to know if the scan was compressed lossily; the label map is not."""
     keywords = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
     if text_of(first, "LossyImageCompression") == "01" and all(text_of(first, keyword) for keyword in keywords):
-        return _item(LossyImageCompression="01", **{keyword: first.get(keyword) for keyword in keywords})
-    return _item(LossyImageCompression="00")
+        return item(LossyImageCompression="01", **{keyword: first.get(keyword) for keyword in keywords})
+    return item(LossyImageCompression="00")
 
 
 def _image_pixels(grid: Grid, numbers: npt.NDArray[Any], frames: Sequence[tuple[int, int]]) -> Dataset:
     masks = (numbers[z] == number for number, z in frames)
     _, rows, columns = grid.shape
     pixels = b"".join(_packed(masks))
-    return _item(
+    return item(
         SamplesPerPixel=1,
         PhotometricInterpretation="MONOCHROME2",
         NumberOfFrames=len(frames),
@@ -197,30 +173,30 @@ def _packed(masks: Iterator[npt.NDArray[np.bool_]]) -> Iterator[bytes]:
 
 def _segment(number: int, name: str, value: int) -> Dataset:
     words = find_codes(name)
-    kind = _code(words.kind)
-    found = _item(
+    kind = coded(words.kind)
+    found = item(
         SegmentNumber=number,
         SegmentLabel=name[:64],
         SegmentDescription=VALUE_TEXT.format(value),
         SegmentAlgorithmType="AUTOMATIC",
         SegmentAlgorithmName="nnseg",
         SegmentationAlgorithmIdentificationSequence=[
-            _item(
-                AlgorithmFamilyCodeSequence=[_code(standard_code("DCM", "ArtificialIntelligence"))],
+            item(
+                AlgorithmFamilyCodeSequence=[coded(standard_code("DCM", "ArtificialIntelligence"))],
                 AlgorithmName="nnseg",
-                AlgorithmVersion=_version(),
+                AlgorithmVersion=software_version(),
             )
         ],
-        SegmentedPropertyCategoryCodeSequence=[_code(words.category)],
+        SegmentedPropertyCategoryCodeSequence=[coded(words.category)],
         SegmentedPropertyTypeCodeSequence=[kind],
         RecommendedDisplayCIELabValue=list(to_cielab(colour_of(number - 1))),
     )
     if words.organ is not None:
-        kind = _code(words.organ)
+        kind = coded(words.organ)
         found.AnatomicRegionSequence = [kind]
     if words.side is not None:
         modifier = "AnatomicRegionModifierSequence" if words.organ else "SegmentedPropertyTypeModifierCodeSequence"
-        setattr(kind, modifier, [_code(words.side)])
+        setattr(kind, modifier, [coded(words.side)])
     return found
 
 
@@ -228,10 +204,10 @@ def _dimensions(uid: str, *, placed: bool) -> Dataset:
     """What tells frames apart: their segment, and their position or else their number in the stack."""
     place = ("PlanePositionSequence", "ImagePositionPatient") if placed else ("FrameContentSequence", "InStackPositionNumber")
     pairs = (("SegmentIdentificationSequence", "ReferencedSegmentNumber"), place)
-    return _item(
-        DimensionOrganizationSequence=[_item(DimensionOrganizationUID=uid)],
+    return item(
+        DimensionOrganizationSequence=[item(DimensionOrganizationUID=uid)],
         DimensionIndexSequence=[
-            _item(
+            item(
                 DimensionOrganizationUID=uid,
                 DimensionIndexPointer=Tag(pointer),
                 FunctionalGroupPointer=Tag(group),
@@ -247,14 +223,14 @@ def _shared_groups(first: Any, grid: Grid) -> Dataset:
     normal = np.cross(grid.direction[2], grid.direction[1])
     between = abs(float(grid.steps[0] @ normal))
     thickness = float(allowed_value(first, "SliceThickness") or 0)
-    measures = _item(
-        SliceThickness=_decimal(thickness if thickness > 0 else between),
-        SpacingBetweenSlices=_decimal(between),
-        PixelSpacing=[_decimal(step) for step in grid.spacing[1:]],
+    measures = item(
+        SliceThickness=decimal(thickness if thickness > 0 else between),
+        SpacingBetweenSlices=decimal(between),
+        PixelSpacing=[decimal(step) for step in grid.spacing[1:]],
     )
-    orientation = [_decimal(cosine) for axis in (2, 1) for cosine in grid.direction[axis]]
-    return _item(
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=orientation)],
+    orientation = [decimal(cosine) for axis in (2, 1) for cosine in grid.direction[axis]]
+    return item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=orientation)],
         PixelMeasuresSequence=[measures],
     )
 
@@ -263,10 +239,10 @@ def _frame_groups(references: References, grid: Grid, frames: Sequence[tuple[int
     """The functional groups of each frame; groups of one slice are the same objects for all of its segments."""
     of_slices = [_slice_groups(grid, z, behind, placed=placed) for z, behind in enumerate(references.behind(grid))]
     for number, z in frames:
-        content = _item(DimensionIndexValues=[number, z + 1], StackID=_STACK, InStackPositionNumber=z + 1)
-        yield _item(
+        content = item(DimensionIndexValues=[number, z + 1], StackID=_STACK, InStackPositionNumber=z + 1)
+        yield item(
             FrameContentSequence=[content],
-            SegmentIdentificationSequence=[_item(ReferencedSegmentNumber=number)],
+            SegmentIdentificationSequence=[item(ReferencedSegmentNumber=number)],
             **of_slices[z],
         )
 
@@ -274,19 +250,19 @@ def _frame_groups(references: References, grid: Grid, frames: Sequence[tuple[int
 def _slice_groups(grid: Grid, z: int, behind: Sequence[Behind], *, placed: bool) -> dict[str, list[Dataset]]:
     groups = {}
     if placed:
-        position = [_decimal(v) for v in position_of(behind, grid, z)]
-        groups["PlanePositionSequence"] = [_item(ImagePositionPatient=position)]
+        position = [decimal(v) for v in position_of(behind, grid, z)]
+        groups["PlanePositionSequence"] = [item(ImagePositionPatient=position)]
     images = [
-        _item(
+        item(
             ReferencedSOPClassUID=image.instance.sop_class,
             ReferencedSOPInstanceUID=image.instance.uid,
             **({"ReferencedFrameNumber": image.frame} if image.frame else {}),
-            PurposeOfReferenceCodeSequence=[_code(standard_code("DCM", "SourceImageForImageProcessingOperation"))],
+            PurposeOfReferenceCodeSequence=[coded(standard_code("DCM", "SourceImageForImageProcessingOperation"))],
         )
         for image in behind
     ]
     if images:
-        derivation = _item(DerivationCodeSequence=[_code(standard_code("DCM", "Segmentation"))], SourceImageSequence=images)
+        derivation = item(DerivationCodeSequence=[coded(standard_code("DCM", "Segmentation"))], SourceImageSequence=images)
         groups["DerivationImageSequence"] = [derivation]
     return groups
 
@@ -295,37 +271,15 @@ def _referenced_series(references: References) -> Dataset:
     """All source files by their series, apart from those of other studies."""
     studies: dict[str, dict[str, list[Dataset]]] = {}
     for instance in references.instances:
-        named = _item(ReferencedSOPClassUID=instance.sop_class, ReferencedSOPInstanceUID=instance.uid)
+        named = item(ReferencedSOPClassUID=instance.sop_class, ReferencedSOPInstanceUID=instance.uid)
         studies.setdefault(instance.study, {}).setdefault(instance.series, []).append(named)
     series = {
-        study: [_item(SeriesInstanceUID=uid, ReferencedInstanceSequence=named) for uid, named in of_study.items()]
+        study: [item(SeriesInstanceUID=uid, ReferencedInstanceSequence=named) for uid, named in of_study.items()]
         for study, of_study in studies.items()
     }
     own = series.pop(references.study, [])
-    others = [_item(StudyInstanceUID=study, ReferencedSeriesSequence=of_study) for study, of_study in series.items()]
-    return _item(
+    others = [item(StudyInstanceUID=study, ReferencedSeriesSequence=of_study) for study, of_study in series.items()]
+    return item(
         **({"ReferencedSeriesSequence": own} if own else {}),
         **({"StudiesContainingOtherReferencedInstancesSequence": others} if others else {}),
     )
-
-
-def _item(**values: Any) -> Dataset:
-    found = Dataset()
-    for keyword, value in values.items():
-        setattr(found, keyword, value)
-    return found
-
-
-def _code(code: Any) -> Dataset:
-    return _item(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning[:64])
-
-
-def _decimal(value: float) -> DSfloat:
-    """A number in the 16 characters that DICOM allows, zero without a sign."""
-    return DSfloat(float(value) + 0.0, auto_format=True)
-
-
-def _version() -> str:
-    with suppress(PackageNotFoundError):
-        return version("nnseg")
-    return "unknown"
