@@ -12,6 +12,13 @@ GROUPS = "segmentation-multi-frame-functional-groups"
 """A group may be each frame's own or shared by all; they are checked together."""
 
 
+def missing_attributes(ds: pydicom.Dataset) -> list[str]:
+    """Attributes of the modules that an object without frames must have, that are missing or empty."""
+    modules = get_iod_module_map()[get_sop_class_iod_map()[ds.SOPClassUID]]
+    keys = [module["key"] for module in modules if module["usage"] == "M"]
+    return [fault for key in keys for fault in _missing(ds, construct_module_tree(key)["attributes"], key)]
+
+
 def faults(ds: pydicom.Dataset) -> list[str]:
     """Attributes that are missing, or empty where the standard wants a value (types 1 and 2), with their places."""
     modules = get_iod_module_map()[get_sop_class_iod_map()[ds.SOPClassUID]]

@@ -657,7 +657,8 @@ def _readers() -> dict[str, Callable[[Path], Any]]:
     from nnseg.storage.datasets.find_scans import find_scans
     from nnseg.storage.datasets.splits import read_split
     from nnseg.storage.files import read_json
-    from nnseg.storage.images.dicom_seg_read import read_dicom_labels
+    from nnseg.storage.images.formats import read_dicom_labels
+    from nnseg.storage.images.raw import ReadOptions
     from nnseg.storage.images.read import read_scan
     from nnseg.storage.plan_folder import read_plan
     from nnseg.storage.run import read_folds
@@ -675,7 +676,7 @@ def _readers() -> dict[str, Callable[[Path], Any]]:
         "run": lambda path: read_json(path, list[int]),
         "table": read_rows,
         "groups": read_case_table,
-        "segments": read_dicom_labels,
+        "segments": lambda path: read_dicom_labels(path, ReadOptions()),
         "plan": read_plan,
         "recipe": lambda path: load_recipe(str(path)),
         "model": load_model_file,

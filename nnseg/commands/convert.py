@@ -16,6 +16,7 @@ from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, nearest_name
 from nnseg.interop.conversion.bids import check_bids_names, write_bids, write_description
+from nnseg.interop.conversion.contours import write_contours
 from nnseg.interop.conversion.freesurfer import aseg_numbers, colour_table, write_aseg
 from nnseg.interop.conversion.labelled_scan import LabelledScan, with_labels
 from nnseg.interop.conversion.masks import write_masks
@@ -235,5 +236,6 @@ FORMS: dict[str, Callable[[LabelledScan, Path], tuple[Path, ...]]] = {
     "masks": write_masks,
     "aseg": write_aseg,
     "bids": write_bids,
+    "rtstruct": write_contours,
 }
 """What writes a case in each form that is more than a label map of another suffix."""

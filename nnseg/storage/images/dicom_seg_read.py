@@ -22,10 +22,10 @@ from pydicom.pixels import iter_pixels
 from nnseg.core.colours import Colour
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
-from nnseg.core.limits import check_limit
 from nnseg.storage.images.cielab import from_cielab
 from nnseg.storage.images.codes import VALUE_TEXT
-from nnseg.storage.images.dicom_headers import is_dicom, no_scan, open_dataset, quiet
+from nnseg.storage.images.dicom_headers import open_dataset, quiet
+from nnseg.storage.images.dicom_layers import layered
 from nnseg.storage.images.dicom_seg_grid import SegmentFrame, read_frames, span_grid
 from nnseg.storage.images.dicom_values import UNREADABLE, item_of, number_of, numbers_of, text_of, value_of
 from nnseg.storage.images.raw import (
@@ -38,9 +38,6 @@ from nnseg.storage.images.raw import (
     smallest_integer_type,
 )
 
-_NAMES = ("Segmentation", "Label Map Segmentation")
-"""The standard's names of the SOP classes."""
-
 _MAP = "LABELMAP"
 """SegmentationType of objects whose pixels are the numbers of segments (supplement 243)."""
 
@@ -50,30 +47,6 @@ NOTES = {
     "OCCUPANCY": "its segments are shares of voxels; voxels that are filled by more than half count",
 }
 """Notes on FRACTIONAL segmentations, by SegmentationFractionalType."""
-
-
-def is_dicom_seg(path: Path) -> bool:
-    """True for a DICOM file that holds a segmentation."""
-    return path.is_file() and is_dicom(path) and no_scan(path) in _NAMES
-
-
-def read_dicom_labels(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
-    """The label map of a DICOM-SEG file, or of the only one in a folder.
-
-    Raises:
-        ScanError: there is none, or several; or as `read_dicom_seg`.
-    """
-    files = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else [path]
-    found = [file for file in files if is_dicom_seg(file)]
-    if len(found) == 1:
-        return read_dicom_seg(found[0], options)
-    if found:
-        what = f"holds {len(found)} DICOM-SEG files: {', '.join(file.name for file in found)}"
-        raise ScanError.at(path, what, "one", "name the file")
-    kinds = sorted({no_scan(file) or "images" for file in files if file.is_file() and is_dicom(file)})
-    what = f"{'holds' if path.is_dir() else 'is'} DICOM {' and '.join(kinds)}, no segmentation"
-    advice = "convert it to DICOM-SEG or NIfTI, for instance with 3D Slicer"
-    raise ScanError.at(path, what, "a DICOM-SEG as label map", advice)
 
 
 def read_dicom_seg(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -108,7 +81,8 @@ def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     elif kind == _MAP:
         voxels, channels = _label_map(path, dataset, places, grid, segments), dict.fromkeys(segments, 0)
     else:
-        layers, channels = _layers(path, dataset, frames, places, segments, np.zeros(grid.shape, dtype), options)
+        masks = _masks(path, dataset, frames, places, segments)
+        layers, channels = layered(path, masks, segments, np.zeros(grid.shape, dtype), options)
         voxels = np.stack(layers) if len(layers) > 1 else layers[0][None]
     return RawImage(
         voxels=voxels,
@@ -163,40 +137,20 @@ def _colour(item: Any) -> Colour | None:
     return from_cielab([int(v) for v in code]) if len(code) == 3 else None
 
 
-def _layers(
-    path: Path,
-    dataset: Any,
-    frames: Sequence[SegmentFrame],
-    places: Sequence[int],
-    segments: Mapping[int, LabelSegment],
-    empty: npt.NDArray[Any],
-    options: ReadOptions,
-) -> tuple[list[npt.NDArray[Any]], dict[int, int]]:
-    """Volumes (Z, Y, X) in which no two segments overlap, and the volume of each segment, by its number.
+def _masks(
+    path: Path, dataset: Any, frames: Sequence[SegmentFrame], places: Sequence[int], segments: Mapping[int, LabelSegment]
+) -> Iterator[tuple[int, list[tuple[int, npt.NDArray[np.bool_]]]]]:
+    """The numbers of segments, with their slices and the masks on these.
 
     Args:
         places: the slice of each frame.
-        empty: a volume of zeros.
-
-    Raises:
-        ScanError: so many segments overlap that their volumes would be too large.
     """
-    layers, channels = [empty.copy()], dict.fromkeys(segments, 0)
     ordered = sorted(frames, key=lambda frame: (frame.segment, places[frame.index]))
     planes = _planes(dataset, [frame.index for frame in ordered])
     for number, group in groupby(zip(ordered, planes, strict=True), key=lambda pair: pair[0].segment):
         masks = [(places[frame.index], mask) for frame, mask in group]
         _check_single(path, [z for z, _ in masks], segments[number].name)
-        free = (i for i, layer in enumerate(layers) if not any(layer[z][mask].any() for z, mask in masks))
-        channel = next(free, len(layers))
-        if channel == len(layers):
-            check_limit("channels", channel + 1, path, "has {:,} segments that overlap", ScanError, "divide it", "NS-S037")
-            check_size(path, (channel + 1, *empty.shape), empty.dtype, options)
-            layers.append(empty.copy())
-        for z, mask in masks:
-            layers[channel][z][mask] = segments[number].value
-        channels[number] = channel
-    return layers, channels
+        yield number, masks
 
 
 def _planes(dataset: Any, indices: Sequence[int]) -> Iterator[npt.NDArray[np.bool_]]:

@@ -12,8 +12,10 @@ from nnseg.core.image import Source
 from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import read_series, sort_files, split_path
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
+from nnseg.storage.images.dicom_label_files import find_label_file, find_series_of_contours, is_dicom_labels, is_dicom_seg
+from nnseg.storage.images.dicom_rtstruct_read import read_rtstruct
 from nnseg.storage.images.dicom_seg import write_dicom_seg
-from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels
+from nnseg.storage.images.dicom_seg_read import read_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.jpeg_masks import divide_jpeg_mask
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
@@ -115,14 +117,32 @@ def read_raw(path: Path, options: ReadOptions) -> RawImage:
         return form.read(path if path.is_dir() else [path], options)
 
 
-def read_raw_labels(path: Path) -> RawImage:
-    """The label map of a file, or of a folder of files of a format that has label maps of its own."""
+def read_raw_labels(path: Path, like: Source | None = None) -> RawImage:
+    """The label map of a file, or of a folder of files of a format that has label maps of its own.
+
+    Args:
+        like: the scan that it belongs to, on whose grid contours are filled.
+    """
     form = folder_format(path)
-    options = ReadOptions(as_labels=True)
+    options = ReadOptions(as_labels=True, like=like)
     if form is None:
         return read_raw_file(path, options)
     with errors_of_file(path):
         return (form.read_labels or form.read)(path, options)
+
+
+def read_dicom_labels(path: Path, options: ReadOptions) -> RawImage:
+    """The label map of a DICOM-SEG or RT Structure Set, or of the only one in a folder.
+
+    Contours are filled on the grid of ``options.like``, else of the series that they were drawn on, which is looked for near them.
+    """
+    file = find_label_file(path)
+    if is_dicom_seg(file):
+        return read_dicom_seg(file, options)
+    if options.like is not None:
+        return read_rtstruct(file, options.like.grid, options)
+    series = read_series(find_series_of_contours(file), ReadOptions(only_header=True, spacing=options.spacing))
+    return read_rtstruct(file, series.grid, options)
 
 
 def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
@@ -241,7 +261,7 @@ DICOM = FolderFormat(
     sort=sort_files,
     write=write_dicom_seg,
     suffix=".dcm",
-    is_labels=is_dicom_seg,
+    is_labels=is_dicom_labels,
     read_labels=read_dicom_labels,
 )
 ZARR = FolderFormat(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
-from nnseg.core.image import VOXEL
+from nnseg.core.image import VOXEL, Source
 from nnseg.core.limits import check_limit, limit, raise_by
 from nnseg.system.machine import allowed_ram_gb
 from nnseg.system.regular import open_regular
@@ -101,11 +101,13 @@ class ReadOptions:
         as_labels: the file holds label values: a palette's indices are kept.
         only_header: no voxel is read; the voxels returned are zeros that take up no memory.
         spacing: mm along the stored axes (z, y, x), for files without a usable one.
+        like: the scan of a label map that holds contours, which are filled on its grid.
     """
 
     as_labels: bool = False
     only_header: bool = False
     spacing: Vector | None = None
+    like: Source | None = None
 
 
 READ_DEFAULTS = ReadOptions()

@@ -141,7 +141,7 @@ def _read_label_map(source: LabelSource, like: Source | None, *, sheared: bool) 
     if isinstance(source, LabelFiles) and (source.coding not in ("values", "instances") or len(source.paths) > 1):
         marked, placed = read_marks(source, like=like, sheared=sheared)
         return replace(placed, labels=decode_marks(path, marked, source))
-    raw = read_raw_labels(path)
+    raw = read_raw_labels(path, like)
     voxels = without_copies(raw)
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
@@ -220,7 +220,7 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
     if isinstance(source, LabelFiles) and (source.coding == "masks" or others):
         return _read_masks(source, like, sheared=sheared)
     by_colour = isinstance(source, LabelFiles) and source.coding == "colours"  # which a palette gives, instead of its indices
-    raw = read_raw_file(path, ReadOptions()) if by_colour else read_raw_labels(path)
+    raw = read_raw_file(path, ReadOptions()) if by_colour else read_raw_labels(path, like)
     channels = len(raw.voxels)
     if not isinstance(source, LabelFiles) or source.coding != "channels":
         raw = replace(raw, voxels=without_copies(raw))
@@ -259,7 +259,7 @@ def _read_masks(source: LabelFiles, like: Source | None, *, sheared: bool) -> tu
     parts: list[LabelMap] = []
     notes: list[str] = []
     for path in source.paths:
-        raw = read_raw_labels(path)
+        raw = read_raw_labels(path, like)
         voxels = mask_in_colour(without_copies(raw))
         if len(voxels) > 1:
             raise ScanError.at(path, f"has {len(voxels)} channels", "a mask of one", "save it as a grey picture")

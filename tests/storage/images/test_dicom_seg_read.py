@@ -28,8 +28,9 @@ from nnseg.core.errors import ScanError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.images.dicom_label_files import find_label_file, is_dicom_seg
 from nnseg.storage.images.dicom_seg import write_dicom_seg
-from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels, read_dicom_seg
+from nnseg.storage.images.dicom_seg_read import read_dicom_seg
 from nnseg.storage.images.raw import ReadOptions
 from nnseg.storage.images.read import read_label_map, read_scan
 
@@ -387,19 +388,19 @@ def test_other_dicom_files_are_no_label_maps(tmp_path):
     write_classic(series, Volume(voxels=ramp(2)))
     with pytest.raises(ScanError, match="holds DICOM images, no segmentation"):
         read_label_map(series)
-    contours = pydicom.dcmread(series / "001.dcm")
-    contours.SOPClassUID = contours.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
-    contours.save_as(tmp_path / "rt.dcm")
+    plan = pydicom.dcmread(series / "001.dcm")
+    plan.SOPClassUID = plan.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5"
+    plan.save_as(tmp_path / "rt.dcm")
     assert not is_dicom_seg(tmp_path / "rt.dcm")
-    with pytest.raises(ScanError, match=r"is DICOM RT Structure Set, no segmentation; .*; convert it to DICOM-SEG or NIfTI"):
+    with pytest.raises(ScanError, match=r"is DICOM RT Plan, no segmentation; .*; convert it to DICOM-SEG or NIfTI"):
         read_label_map(tmp_path / "rt.dcm")
 
 
 def test_several_segmentations_in_a_folder_are_named_and_one_is_no_scan(tmp_path):
     scan = _by_highdicom(tmp_path / "a.dcm", _series(tmp_path / "in"), _masks())
     (tmp_path / "b.dcm").write_bytes(scan.read_bytes())
-    with pytest.raises(ScanError, match=r"holds 2 DICOM-SEG files: a\.dcm, b\.dcm"):
-        read_dicom_labels(tmp_path)
+    with pytest.raises(ScanError, match=r"holds 2 DICOM label maps: a\.dcm, b\.dcm"):
+        find_label_file(tmp_path)
     with pytest.raises(ScanError, match="Segmentation"):
         read_scan(scan)
     assert is_dicom_seg(scan)
