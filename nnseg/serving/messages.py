@@ -78,11 +78,13 @@ class PredictionTask(FrozenModel):
     """A case to predict.
 
     Args:
+        suffix: of its label map; that of the order if empty.
         previous: the folder's record of the case, if any.
         exclusive: no other case is predicted meanwhile, so it may use all memory.
     """
 
     case: Case
+    suffix: str = ""
     previous: ScanRecord | None = None
     exclusive: bool = False
 

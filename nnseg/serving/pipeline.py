@@ -188,12 +188,12 @@ class PredictionPipeline:
     def _prepare(self, case: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if its prediction is already there."""
         images, previous, missing = case.task.case.images, case.task.previous, self._missing(case)
-        if self._target.suffix:
-            check_label_suffix(self._target.suffix, images[0])
+        if suffix := case.task.suffix or self._target.suffix:
+            check_label_suffix(suffix, images[0])
         self._report_stage(case, "read")
         with case.timed("read"):
             content = content_hash(images)
-        key = digest([content, self._target.key, *missing])
+        key = digest([content, self._target.key, *missing, *filter(None, [case.task.suffix])])
         if previous and (previous.status, previous.key) == ("done", key) and previous.is_whole(self._target.out):
             case.record = previous
             return False
@@ -268,7 +268,8 @@ class PredictionPipeline:
         assert case.source is not None
         self._report_stage(case, "write")
         with case.timed("write"):
-            files = write_prediction(prediction, case.name, case.source, self._target, self._predictor.model)
+            target = self._target.model_copy(update={"suffix": case.task.suffix or self._target.suffix})
+            files = write_prediction(prediction, case.name, case.source, target, self._predictor.model)
             (file, file_digest), *more = files.items()
         case.update(status="done", file=file, hash=file_digest, more=dict(more))
         return False

@@ -61,7 +61,7 @@ class WorkerPool:
         shared = {"memory_gb": memory_gb / len(devices), "exclusive_gb": memory_gb}
         self.order, self._stop, self._start = order, StopRequest(), start or start_process
         self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
-        self._inbox: SimpleQueue[tuple[WorkerProcess, Message | None]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[WorkerProcess | None, Message | None]] = SimpleQueue()
         self._load_failures = 0
         self._retries: dict[str, tuple[PredictionTask, str]] = {}
         self._workers = [self._start_worker(order.model_copy(update={"device": device, **shared})) for device in devices]
@@ -79,6 +79,11 @@ class WorkerPool:
         for worker in self._workers[keep:]:
             worker.child.kill()
         del self._workers[keep:]
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return len(self._workers)
 
     def ready(self) -> Ready:
         """The message of the first process, when all have loaded the models.
@@ -100,16 +105,46 @@ class WorkerPool:
             Stopped: by a signal.
         """
         yield from self._distribute(deque(tasks))
+        yield from self._retry()
+
+    def serve(self, take: Callable[[], Iterable[PredictionTask]]) -> Iterator[tuple[str, ScanRecord]]:
+        """The name and record of each case of a stream that does not end, as they finish.
+
+        Args:
+            take: the cases that have come since it was last called; ends the stream by raising Stopped. It is not called while
+                cases are tried again, each alone.
+
+        Raises:
+            RunError: no process can be started any more.
+            Stopped: by ``take``, or by a signal.
+        """
+        orders = tuple(worker.order for worker in self._workers)
+        while True:
+            yield from self._distribute(deque(), take)
+            yield from self._retry()
+            self._workers += map(self._start_worker, orders[len(self._workers) :])
+
+    def wake(self) -> None:
+        """Have `serve` look for cases now, from any thread, and not only when a process has sent something."""
+        self._inbox.put((None, None))
+
+    def _retry(self) -> Iterator[tuple[str, ScanRecord]]:
+        """Try cases again that a process had begun when it ended, or that needed more memory, each alone."""
         if self._retries:
             self.end(keep=1)
         for task, first_reason in list(self._retries.values()):
             for name, record in self._distribute(deque([task.model_copy(update={"exclusive": True})])):
                 reason = f"{first_reason}; second attempt, alone: {record.reason}" if record.status == "failed" else ""
                 yield name, record.model_copy(update={"attempts": 2, "reason": reason})
+        self._retries.clear()
 
-    def _distribute(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
-        """Assign tasks to all processes until none is left."""
-        while waiting or any(worker.tasks for worker in self._workers):
+    def _distribute(
+        self, waiting: deque[PredictionTask], take: Callable[[], Iterable[PredictionTask]] | None = None
+    ) -> Iterator[tuple[str, ScanRecord]]:
+        """Assign tasks to all processes until none is left, nor any more is taken because one is to be tried again."""
+        while waiting or any(worker.tasks for worker in self._workers) or (take and not self._retries):
+            if take and not self._retries:
+                waiting.extend(take())
             for worker in self._workers:
                 while waiting and worker.ready and len(worker.tasks) < MAX_ASSIGNED:
                     worker.assign(waiting.popleft())
@@ -147,13 +182,14 @@ class WorkerPool:
         """
         if self._stop.source:
             raise Stopped("stopped; finished cases are kept, and the same command continues", self._stop.code)
-        for worker in self._workers:
-            worker.check()
+        for running in self._workers:
+            running.check()
         try:
-            worker, message = self._inbox.get(timeout=POLL_INTERVAL)
+            sender, message = self._inbox.get(timeout=POLL_INTERVAL)
         except Empty:
             return ()
-        if worker not in self._workers:  # it has been replaced
+        worker = next((one for one in self._workers if one is sender), None)
+        if worker is None:  # from `wake`, or it has been replaced
             return ()
         if not worker.ready:
             self._handle_loading(worker, message)

@@ -33,7 +33,10 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], order: PredictionOrder, inbox: SimpleQueue[tuple[WorkerProcess, Message | None]]
+        self,
+        process: subprocess.Popen[bytes],
+        order: PredictionOrder,
+        inbox: SimpleQueue[tuple[WorkerProcess | None, Message | None]],
     ) -> None:
         self.order = order
         self.ready: Ready | None = None
