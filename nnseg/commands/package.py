@@ -19,7 +19,7 @@ from nnseg.interop.containers.requirements import copy_package, pinned_requireme
 from nnseg.network.bundle import Model, save_model
 from nnseg.network.load import load_model
 from nnseg.reporting.formatting import template_environment
-from nnseg.serving.grand_challenge import RESULT
+from nnseg.serving.sockets import RESULT
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.run import Run

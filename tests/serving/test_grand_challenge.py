@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from small_models import array_of, itk_image, model_of
 
 from nnseg.core.errors import ScanError
-from nnseg.serving.grand_challenge import find_images, make_server, predict_case
+from nnseg.serving.grand_challenge import make_server, predict_case
 from nnseg.serving.segmenter import Segmenter
+from nnseg.serving.sockets import find_images
 
 
 def case(folder: Path, *slugs: str, listed: str = "socket") -> Path:
