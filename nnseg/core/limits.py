@@ -56,6 +56,7 @@ LIMITS: Final[dict[str, int]] = {
     "checkpoint_program_bytes": 4_000_000,
     "checkpoint_steps": 200_000,
     "case_text_bytes": 4_000_000,
+    "upload_bytes": 4_000_000_000,
     "folder_visits": 8,
     "folder_depth": 100,
 }

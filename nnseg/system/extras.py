@@ -16,6 +16,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "explain": "captum",
     "hub": "boto3",
     "runtimes": "openvino",
+    "serve": "uvicorn",
+    "dicom-node": "pynetdicom",
 }
 """By the name of the extra, the module that it adds."""
 

@@ -1,0 +1,230 @@
+"""The server of nnseg serve: what it answers, whom it refuses, and what a scan that fails or a client that leaves costs others."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from serving_api import served, until
+from standin import write_scan
+
+from nnseg.core.errors import NnsegError, ScanError
+from nnseg.serving.server_uploads import TooLargeError, images_of
+
+httpx = pytest.importorskip("httpx", reason="the tests' client is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write_scan(tmp_path / "data" / "a.nii.gz")
+
+
+def asked(url: str, **settings: object) -> "httpx.Client":
+    return httpx.Client(base_url=url, timeout=120, **settings)
+
+
+def test_a_scan_is_answered_by_its_label_map_or_its_volumes(scan: Path, tmp_path: Path) -> None:
+    expected = np.asarray(nib.load(scan).dataobj) > 0
+    with served(tmp_path, folders=(scan.parent,)) as (url, jobs), asked(url) as client:
+        sent = client.post("/predict", content=scan.read_bytes())
+        assert (sent.status_code, sent.headers["content-type"]) == (200, "application/octet-stream")
+        label_map = nib.Nifti1Image.from_bytes(gzip.decompress(sent.content))
+        np.testing.assert_array_equal(np.asarray(label_map.dataobj), expected)
+        assert client.post("/predict", json={"scan": str(scan)}).content == sent.content
+        answer = client.post("/predict", params={"answer": "json"}, json={"scan": [str(scan)]}).json()
+        assert (answer["state"], answer["volumes_ml"]) == ("done", {"bright": pytest.approx(expected.sum() * 2e-3)})
+        mha = client.post("/predict", params={"format": ".mha"}, content=scan.read_bytes()).content
+        assert mha.startswith(b"ObjectType = Image")
+        until(lambda: not [*jobs])
+        assert not [*tmp_path.glob("out_bright/*"), *tmp_path.glob("uploads/*")]
+
+
+def test_a_job_is_asked_for_until_its_answer_is_fetched_and_removed(scan: Path, tmp_path: Path) -> None:
+    with served(tmp_path) as (url, _), asked(url) as client:
+        job = client.post("/predict", params={"wait": "no"}, content=scan.read_bytes())
+        place = job.headers["location"]
+        assert (job.status_code, place) == (202, f"/jobs/{job.json()['id']}")
+        until(lambda: client.get(place, params={"seconds": 20}).json()["state"] == "done")
+        assert client.get(f"{place}/label-map").content == client.post("/predict", content=scan.read_bytes()).content
+        assert [client.delete(place).status_code, client.get(place).status_code] == [204, 404]
+        assert list(tmp_path.glob("out_bright/*")) == []
+
+
+def test_several_models_are_chosen_by_name(scan: Path, tmp_path: Path) -> None:
+    with served(tmp_path, "one", "two") as (url, _), asked(url) as client:
+        assert [model["name"] for model in client.get("/models").json()["models"]] == ["one", "two"]
+        asked_for = [client.post("/predict", params={"answer": "json", **more}, content=scan.read_bytes()).json()["model"]
+                     for more in ({}, {"model": "two"})]  # fmt: skip
+        assert asked_for == ["one", "two"]
+        refused = client.post("/predict", params={"model": "three"}, content=scan.read_bytes())
+        assert (refused.status_code, refused.json()["error"][:23]) == (404, "there is no model three")
+
+
+def test_only_files_below_an_allowed_folder_are_read(scan: Path, tmp_path: Path) -> None:
+    other = write_scan(tmp_path / "other" / "b.nii.gz")
+    (scan.parent / "link.nii.gz").symlink_to(other)
+    named = [str(other), f"{scan.parent}/../other/b.nii.gz", str(scan.parent / "link.nii.gz"), str(scan.parent / "missing"), "a\0b"]
+    with served(tmp_path, folders=(scan.parent,)) as (url, _), asked(url) as client:
+        answers = [client.post("/predict", json={"scan": name}) for name in named]
+        assert {answer.status_code for answer in answers} == {403}
+        assert len({answer.text for answer in answers}) == 1
+        for body in (b"{", b"[]", b'{"scan": 5}', b'{"scan": []}'):
+            wrong = client.post("/predict", content=body, headers={"content-type": "application/json"})
+            assert (wrong.status_code, "the body must be" in wrong.text) == (422, True)
+
+
+def test_without_the_token_only_the_health_is_told(scan: Path, tmp_path: Path) -> None:
+    with served(tmp_path, token="secret") as (url, _):
+        for headers in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "Bearer sécret".encode()}):
+            with asked(url, headers=headers) as client:
+                assert client.get("/health").status_code == 200
+                paths = ("/models", "/metrics", "/openapi.json", "/jobs/x", "/nothing")
+                assert {client.get(path).status_code for path in paths} == {401}
+                assert client.post("/predict", content=scan.read_bytes()).status_code == 401
+        with asked(url, headers={"Authorization": "Bearer secret"}) as client:
+            assert client.post("/predict", content=scan.read_bytes()).status_code == 200
+
+
+def test_without_a_token_another_name_of_this_machine_is_not_answered(tmp_path: Path) -> None:
+    with served(tmp_path) as (url, _), asked(url) as client:
+        assert client.get("/models", headers={"Host": "attacker.example"}).status_code == 400
+
+
+def test_too_many_bytes_and_unknown_formats_are_refused(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNSEG_LIMITS", "upload_bytes=100")
+    with served(tmp_path) as (url, jobs), asked(url) as client:
+        large = client.post("/predict", content=bytes(101))
+        assert (large.status_code, "at most 100; send a smaller scan" in large.text) == (413, True)
+        for wrong in ({"suffix": "/../x"}, {"suffix": ".exe"}, {"format": ".jpg"}, {"wait": "perhaps"}):
+            assert client.post("/predict", params=wrong, content=b"x").status_code == 422
+        broken = client.post("/predict", content=b"no image")
+        assert (broken.status_code, broken.json()["error"].startswith("upload.nii.gz: is not a NIfTI file")) == (422, True)
+        assert [*jobs] == []
+
+
+def test_a_full_queue_is_told_and_cancelled_scans_make_room(scan: Path, tmp_path: Path) -> None:
+    stuck = write_scan(tmp_path / "data" / "stuck.nii.gz")
+    with served(tmp_path, most=2, folders=(scan.parent,)) as (url, jobs), asked(url) as client:
+        places = [client.post("/predict", params={"wait": "no"}, json={"scan": str(stuck)}).headers["location"] for _ in range(2)]
+        full = client.post("/predict", content=scan.read_bytes())
+        assert (full.status_code, full.headers["retry-after"], jobs.refused) == (503, "5", 1)
+        assert client.get(f"{places[0]}/label-map").status_code == 409
+        assert client.delete(places[1]).status_code == 204
+        assert client.post("/predict", params={"wait": "no"}, content=scan.read_bytes()).status_code == 202
+        assert 'outcome="cancelled"} 1' in client.get("/metrics").text
+
+
+def test_a_client_that_goes_away_withdraws_its_scan(scan: Path, tmp_path: Path) -> None:
+    stuck = write_scan(tmp_path / "data" / "stuck.nii.gz")
+    with served(tmp_path, folders=(scan.parent,)) as (url, jobs):
+        body = json.dumps({"scan": str(stuck)})
+        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        port = int(url.rpartition(":")[2])
+        for sent in (head + body, head + body[:5]):  # while it waits for the answer, and while it sends
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(sent.encode())
+                until(lambda: [*jobs])
+            until(lambda: not [*jobs])
+
+
+def test_a_scan_that_kills_its_process_costs_its_own_answer_alone(scan: Path, tmp_path: Path) -> None:
+    deadly = write_scan(tmp_path / "data" / "deadly.nii.gz")
+    found: dict[int, httpx.Response] = {}
+    with served(tmp_path, folders=(scan.parent,)) as (url, _), asked(url) as client:
+
+        def ask(number: int) -> None:
+            given = {"json": {"scan": str(deadly)}} if number == 2 else {"content": scan.read_bytes()}
+            found[number] = client.post("/predict", **given)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {number: answer.status_code for number, answer in found.items()} == {n: 422 if n == 2 else 200 for n in range(6)}
+        assert len({answer.content for number, answer in found.items() if number != 2}) == 1
+        assert "SIGKILL" in found[2].json()["error"]
+        assert client.post("/predict", content=scan.read_bytes()).status_code == 200
+
+
+def test_cases_of_grand_challenge_are_answered(scan: Path, tmp_path: Path) -> None:
+    place = tmp_path / "input" / "images" / "mri"
+    place.mkdir(parents=True)
+    sockets = (tmp_path / "input", tmp_path / "output")
+    with served(tmp_path, sockets=sockets) as (url, _), asked(url) as client:
+        assert client.post("/invoke").status_code == 422
+        (place / "a.nii.gz").write_bytes(scan.read_bytes())
+        assert client.post("/invoke", content=b"{}").status_code == 201
+        assert (tmp_path / "output/images/segmentation/output.mha").read_bytes().startswith(b"ObjectType = Image")
+    (tmp_path / "second").mkdir()
+    with served(tmp_path / "second") as (url, _), asked(url) as client:
+        assert client.post("/invoke").status_code == 404
+
+
+def zipped(folder: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(file := folder / "upload.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file
+
+
+def test_files_of_an_archive_choose_no_path(tmp_path: Path) -> None:
+    members = {"../../evil.nii.gz": b"1", "/etc/T1.nii.gz": b"2", "__MACOSX/._T1.nii.gz": b"", "notes.txt": b"3"}
+    found = images_of(zipped(tmp_path, **members), ("T1", "evil"))
+    assert [path.read_bytes() for path in found] == [b"2", b"1"]
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        "unpacked/000000.nii.gz", "unpacked/000001.nii.gz", "unpacked/000002.dcm",
+    }  # fmt: skip
+
+
+def test_channels_in_an_archive_are_ordered_by_names_or_numbers_or_refused(tmp_path: Path) -> None:
+    for number, (names, expected) in enumerate(
+        [(("p_0001.nii", "p_0000.nii"), [b"1", b"0"]), (("t2.nii", "FLAIR.nii"), [b"1", b"0"])]
+    ):
+        (folder := tmp_path / str(number)).mkdir()
+        found = images_of(zipped(folder, **{name: str(place).encode() for place, name in enumerate(names)}), ("FLAIR", "T2"))
+        assert [path.read_bytes() for path in found] == expected
+    (folder := tmp_path / "wrong").mkdir()
+    with pytest.raises(ScanError, match=r"images a\.nii, b\.nii; expected one for each of FLAIR, T2"):
+        images_of(zipped(folder, **{"a.nii": b"", "b.nii": b""}), ("FLAIR", "T2"))
+
+
+def test_archives_that_unpack_to_too_much_or_are_damaged_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNSEG_LIMITS", "upload_bytes=1000 data_files=2")
+    for name, members in {"large": {"a.nii": bytes(1001)}, "many": dict.fromkeys("abc", b"")}.items():
+        (folder := tmp_path / name).mkdir()
+        with pytest.raises(TooLargeError if name == "large" else ScanError, match=r"1,001 bytes|over 2 entries"):
+            images_of(zipped(folder, **members), ("T1",))
+    file = zipped(tmp_path, a=bytes(500))
+    file.write_bytes(file.read_bytes().replace(b"\x63\x60", b"\x00\x00", 1))
+    with pytest.raises(NnsegError, match="cannot be unpacked"):
+        images_of(file, ("T1",))
+
+
+@pytest.mark.slow
+def test_the_command_serves_dicom_until_it_is_stopped(tmp_path: Path, shared_data: Path) -> None:
+    series = shared_data / "dicom_brain" / "t1"
+    upload = zipped(tmp_path, **{path.name: path.read_bytes() for path in series.iterdir()})
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "nnseg", "serve", "--model", "demo", "--port", "0", "--fast", "--device", "cpu"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as server:
+        assert server.stdout
+        url = server.stdout.readline().split()[-1]
+        with asked(url) as client:
+            for form, start in ((".nii.gz", b"\x1f\x8b"), (".dcm", bytes(128) + b"DICM")):
+                answer = client.post("/predict", params={"suffix": ".zip", "format": form}, content=upload.read_bytes())
+                assert (answer.status_code, answer.content[: len(start)]) == (200, start)
+        server.terminate()
+        assert server.wait(60) == 143
+    assert list(temporary.glob("nnseg-serve-*")) == []
