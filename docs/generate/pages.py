@@ -55,6 +55,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands.commands,
     "plan-keys": settings.plan_keys,
     "recipe-keys": settings.recipe_keys,
+    "weights-keys": settings.weights_keys,
     "challenge-keys": settings.challenge_keys,
     "run-folder": files.run_folder,
     "json-files": files.json_files,

@@ -7,6 +7,7 @@ from typing import Any
 
 from generate.docstrings import in_table, markdown_of
 from nnseg.core.plan import Plan
+from nnseg.core.pretrained import Pretrained
 from nnseg.core.validation import allowed_values, inlined, schema_of, shown
 from nnseg.interop.challenges.rules import Challenge
 from nnseg.planning.recipe import Recipe
@@ -22,6 +23,11 @@ def plan_keys() -> str:
 def recipe_keys() -> str:
     """Markdown of the keys of a recipe; those of training, inference and augmentation are the plan's."""
     return _tables(Recipe, leave_out=("training", "inference", "modality", "augmentation"))
+
+
+def weights_keys() -> str:
+    """Markdown of the keys of a description of weights; those of its network are the plan's."""
+    return _tables(Pretrained, leave_out=("network",))
 
 
 def challenge_keys() -> str:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +17,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.options import SPLIT_FILES, Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
+from nnseg.core.pretrained import Pretrained
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
 from nnseg.planning.configurations import check_names
@@ -28,6 +30,7 @@ from nnseg.storage.datasets.groups import TABLES, check_grouping
 from nnseg.storage.files import read_json
 from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan, write_schema
+from nnseg.storage.pretrained import description_file, read_pretrained
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
 from nnseg.system.progress import stage
@@ -117,13 +120,26 @@ def check_options(options: Options) -> None:
     """
     load_recipe(options.recipe)
     check_names(options.kinds)
-    if options.init:
-        read_model_plans(options.init)
+    _beginning(options)
     for text, suffixes in ((options.split, SPLIT_FILES), (options.group_by or "", TABLES)):
         if Path(text).suffix.lower() in suffixes and not Path(text).is_file():
             raise DatasetError(f"{text}: there is no such file; give its path anew")
     if options.group_by not in (None, "none", "auto"):
         check_grouping(options.group_by)
+
+
+class _Beginning(NamedTuple):
+    """What a training begins with: plans of a trained model, or weights from elsewhere, or neither."""
+
+    models: tuple[Plan, ...] = ()
+    weights: Pretrained | None = None
+
+
+def _beginning(options: Options) -> _Beginning:
+    if options.init is None:
+        return _Beginning()
+    description = description_file(options.init)
+    return _Beginning(weights=read_pretrained(description)) if description else _Beginning(models=read_model_plans(options.init))
 
 
 def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
@@ -139,9 +155,9 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     """
     recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
     dataset = run.dataset if run.has_dataset else None
-    models = read_model_plans(options.init) if options.init else ()
-    check_annotated(fingerprint, models)
-    origin, asked = _origin(run), _options_key(fingerprint, recipe, options, models)
+    beginning = _beginning(options)
+    check_annotated(fingerprint, beginning.models)
+    origin, asked = _origin(run), _options_key(fingerprint, recipe, options, beginning)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by, every_case=options.every_case)
     if _files(run) and not origin.current:
         log.warning("it is not known what the plans on file were made from, since run.json was lost: they are kept as they are")
@@ -151,7 +167,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
         return known
     chosen = len(select_folds(options.folds, len(folds)))
-    plans = _decide(run, dataset, fingerprint, recipe, options, folds=chosen, models=models)
+    plans = _decide(run, dataset, fingerprint, recipe, options, folds=chosen, beginning=beginning)
     keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
         if edited := _edited(run, origin):
@@ -178,14 +194,15 @@ def _complete_schemas(run: Run) -> None:
             write_schema(file)
 
 
-def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, models: Sequence[Plan]) -> str:
+def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, beginning: _Beginning) -> str:
     """A digest of what plans are made from, except the machine."""
     names = (
         "kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed", "every_case",
         "register",
     )  # fmt: skip
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
-    begun = [[model.key() for model in models]] if models else []
+    begun: list[Any] = [[model.key() for model in beginning.models]] if beginning.models else []
+    begun += [beginning.weights.model_dump(mode="json")] if beginning.weights else []
     test = [[case.name for case in fingerprint.cases if case.is_test]]
     return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted, *begun, *(test if test[0] else [])])
 
@@ -203,7 +220,7 @@ def _decide(
     options: Options,
     *,
     folds: int,
-    models: Sequence[Plan],
+    beginning: _Beginning,
 ) -> tuple[Plan, ...]:
     """New plans, after trials of candidates if these are wanted and there is a dataset to try them on."""
     device, memory_gb = device_kind(options.device), options.memory_gb
@@ -211,9 +228,13 @@ def _decide(
         memory_gb = USED_SHARE * free_device_gb(options.device) or None
     steps = options.steps if options.epochs is None else options.epochs * recipe.for_device(device).training.epoch_steps
     budget = Budget(seconds=options.budget, steps=steps, device=device, memory_gb=memory_gb)
-    candidates = make_candidates(fingerprint, budget, recipe, kinds=options.kinds, models=models)
+    candidates = make_candidates(
+        fingerprint, budget, recipe, kinds=options.kinds, models=beginning.models, weights=beginning.weights
+    )
+    if beginning.weights:
+        log.info("%s: %s", options.init, beginning.weights.describe())
     for candidate, *_ in candidates:
-        if model := model_for(candidate.plan.name, models):
+        if model := model_for(candidate.plan.name, beginning.models):
             log.info("%s: %s", options.init, describe_adoption(candidate.plan, model))
     if options.budget is not None:
         seconds = share_budget(options.budget, plans=len(candidates), folds=folds, parallel=len(options.devices))

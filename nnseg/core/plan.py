@@ -49,7 +49,7 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
-NetworkKind = Literal["plain", "residual", "separable"]
+NetworkKind = Literal["plain", "residual", "separable", "resnet", "bottleneck_resnet", "cifar_resnet"]
 OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
@@ -152,6 +152,7 @@ class Network(Section):
 
     Args:
         kind: of its blocks: "plain" convolutions, "residual" blocks in the encoder, or "separable" ones in encoder and decoder.
+            Or a ResNet as encoder of a 2D network: "resnet", "bottleneck_resnet" or "cifar_resnet".
         features: channels of each stage.
         strides: of each stage's first convolution, per axis; ones at the first stage.
         kernels: edges of each stage's kernels, per axis, odd.

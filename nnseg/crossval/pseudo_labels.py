@@ -27,6 +27,7 @@ from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.network.load import load_model
+from nnseg.storage.pretrained import description_file
 from nnseg.storage.pseudo_labels import missing_labels
 from nnseg.storage.run import STAGES, Run
 
@@ -48,7 +49,7 @@ def predict_pseudo_labels(run: Run, options: Options) -> None:
         return
     measured = {case.name for case in run.fingerprint.cases if not case.is_test}
     partial = [case for case in run.dataset.cases if case.annotated is not None and case.name in measured]
-    if not (partial and options.pseudo_labels):
+    if not (partial and options.pseudo_labels) or description_file(options.init):  # weights from elsewhere predict nothing
         remove_pseudo_labels(run)
         return
     dataset, model = run.dataset, load_model(options.init)

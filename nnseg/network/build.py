@@ -18,12 +18,14 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from nnseg.core.errors import PlanError
 from nnseg.core.network_kinds import CONVOLUTION, KINDS, RESIDUAL, SEPARABLE, Block
 from nnseg.core.plan import Network, NetworkKind, Plan
 from nnseg.core.validation import function_table
-from nnseg.network.blocks import ConvNorm, ResidualBlock, repeated
+from nnseg.network.blocks import ConvNorm, ResidualBlock, initialize, repeated
+from nnseg.network.resnet import ResNetEncoder
 from nnseg.network.separable import SeparableBlock
-from nnseg.network.unet import MakeBlocks, UNet, assemble_unet
+from nnseg.network.unet import Decoder, MakeBlocks, UNet, assemble_unet
 
 
 @runtime_checkable
@@ -63,4 +65,21 @@ BLOCKS: dict[Block, MakeBlocks] = {
 }
 """The functions that build the blocks of a stage."""
 
-NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {**dict.fromkeys(KINDS, unet)})
+
+def resnet(plan: Plan) -> UNet:
+    """A ResNet as encoder, with the decoder of a plain U-Net.
+
+    Raises:
+        PlanError: the plan is 3D.
+    """
+    if plan.dimensions != 2:
+        raise PlanError(f"a network of the kind {plan.network.kind} is 2D, and the plan {plan.name} 3D; choose another kind")
+    plain = plan.network.model_copy(update={"kind": "plain"})
+    decoder = Decoder(plain, len(plan.labels.heads), BLOCKS).apply(initialize)
+    return UNet(ResNetEncoder(plan), decoder, divisor=plan.network.divisor)
+
+
+RESNETS = ("resnet", "bottleneck_resnet", "cifar_resnet")
+"""Kinds of networks whose encoder is a ResNet."""
+
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {**dict.fromkeys(KINDS, unet), **dict.fromkeys(RESNETS, resnet)})

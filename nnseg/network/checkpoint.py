@@ -79,7 +79,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         header = read_model_header(path)
-        tensors = _tensors(path)
+        tensors = read_tensors(path)
     except FileNotFoundError as error:  # safetensors calls any file missing that cannot be opened
         fault = OSError(errno.EIO, "Input/output error when it was opened") if path.exists() else error
         missing = fault.strerror if fault is not error else "there is no such file"
@@ -178,7 +178,7 @@ def _unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
     raise ValueError(f'"{kind}" is not a kind of value')
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors, read and not mapped: the system ends a process that reads a mapped file beyond an end that was cut meanwhile."""
     with safe_open(path, framework="pt", backend="pread") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -100,11 +100,14 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
     if first in given and given[first].shape[1:2] == (member.plan.input_channels,):
         given[first] = _first_convolution(given[first], member.plan, plan)
     reused, new_from = _fitting(initial, given)
-    misfit = describe_difference(member.plan, plan) if new_from else ""
+    without_decoder = new_from == DECODER and not _decoder_names(given)
+    misfit = (
+        "the weights are those of an encoder" if without_decoder else describe_difference(member.plan, plan) if new_from else ""
+    )
     if not reused:
         advice = "plan with --init MODEL, so that its network is taken (nnseg plan DATASET RUN --init MODEL)"
         raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; {advice}")
-    rows = {} if new_from else _rows(member.plan, plan)
+    rows = {} if new_from or not any(map(_is_head, given)) else _rows(member.plan, plan)
     if rows:
         heads = [name for name in initial if _is_head(name) and name in given and initial[name].shape[1:] == given[name].shape[1:]]
         reused |= {name: _head(initial[name], given[name], rows) for name in heads}
@@ -194,7 +197,7 @@ def _part(name: str) -> str:
 
 
 def _decoder_names(tensors: Mapping[str, Tensor]) -> set[str]:
-    return {name for name in tensors if name.startswith(DECODER)}
+    return {name for name in tensors if name.startswith(DECODER) and not _is_head(name)}
 
 
 def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:

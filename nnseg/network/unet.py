@@ -38,7 +38,7 @@ class UNet(nn.Module):
             alone, as a tensor. Heads of all stages exist either way.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, *, divisor: Steps) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Decoder, *, divisor: Steps) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.divisor = divisor

@@ -7,12 +7,14 @@ function: the same fingerprint, budget, recipe and recorded probe always give th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget, Plan
+from nnseg.core.pretrained import Pretrained
 from nnseg.core.probe import Probe
 from nnseg.core.validation import parse
 from nnseg.planning import sections
@@ -45,7 +47,13 @@ def make_plans(
 
 
 def make_candidates(
-    fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",), models: Sequence[Plan] = ()
+    fingerprint: Fingerprint,
+    budget: Budget,
+    recipe: Recipe,
+    *,
+    kinds: Sequence[str] = ("auto",),
+    models: Sequence[Plan] = (),
+    weights: Pretrained | None = None,
 ) -> tuple[tuple[Candidate, ...], ...]:
     """The candidates of each plan, smallest network first.
 
@@ -57,6 +65,7 @@ def make_candidates(
             nnU-Net would make. A cascade adds its first stage.
         models: plans of trained networks to begin with, whose grid and network are taken: then each plan has one candidate, and
             "auto" and "all" stand for the plans of these names.
+        weights: trained elsewhere, to begin with; likewise for the plan that they fit.
 
     Raises:
         PlanError: the dataset cannot have a plan in ``kinds``, or the recipe does not fit it.
@@ -65,11 +74,28 @@ def make_candidates(
     networks = [(network, of_device.with_candidate(network)) for network in of_device.candidates]
     networks = networks or [(CandidateNetwork(name=recipe.name), of_device)]
     inputs = [(network, _collect_inputs(fingerprint, budget, of)) for network, of in networks]
+    if weights:
+        models = (plan_for_weights(inputs[0][1], weights),)
     if models:
         adopted = adopt_models(inputs[0][1], models, kinds)
         return tuple((_make_candidate(of, "", inputs[0][0]),) for of in adopted.values())
     chosen = choose_configurations(kinds, inputs[0][1])
     return tuple(tuple(_make_candidate(of[kind], why, network) for network, of in inputs if kind in of) for kind, why in chosen)
+
+
+def plan_for_weights(possible: Mapping[str, PlanInputs], weights: Pretrained) -> Plan:
+    """The plan of a network that takes weights from elsewhere, with a patch and batch as planned without them.
+
+    Args:
+        possible: inputs of all plans that the dataset can have, by name.
+
+    Raises:
+        PlanError: the network is 3D, and the dataset consists of single images.
+    """
+    name = f"{len(weights.settings.strides[0])}d"
+    if name not in possible:
+        raise PlanError(f"the network of {weights.weights} is {name}, and the dataset consists of single 2D images; use 2D weights")
+    return weights.plan_for(_make_plan(possible[name], ""))
 
 
 def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) -> Candidate:

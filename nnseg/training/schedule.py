@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,13 +17,15 @@ from nnseg.core.options import Options
 from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Course, Epoch, Origin, Schedule
-from nnseg.network.bundle import load_model_file
+from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.network.load import load_model
+from nnseg.network.pretrained import load_pretrained
 from nnseg.network.transfer import transfer_weights
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
+from nnseg.storage.pretrained import description_file
 from nnseg.system.regular import resolved
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
@@ -219,7 +222,7 @@ def make_schedule(
     """
     training, device = plan.training, resolve_device(options.device)
     given, seconds = _length(plan, options)
-    origin, precision = _find_origin(options), autocast_dtype(device, training.precision)
+    origin, precision = _find_origin(plan, options), autocast_dtype(device, training.precision)
     context = TrainingContext(plan=plan, fold=number, device=device, dtype=precision)
     patches = Patches(cases[0], plan, fold=number, device=device)
     steps, step_seconds = given, 0.0
@@ -244,13 +247,19 @@ def make_schedule(
     )
 
 
-def _find_origin(options: Options) -> Origin | None:
+def _find_origin(plan: Plan, options: Options) -> Origin | None:
     """The model whose weights the training starts with; None for random ones."""
     if options.init is None:
         if options.freeze:
             raise ModelError(f"--freeze {options.freeze} needs --init MODEL; random weights cannot usefully be frozen")
         return None
-    return Origin(model=str(resolved(options.init)), key=load_model(options.init).key(), freeze=options.freeze)
+    return Origin(model=str(resolved(options.init)), key=_initial_model(options.init, plan).key(), freeze=options.freeze)
+
+
+def _initial_model(path: Path, plan: Plan) -> Model:
+    """A trained model, or weights from elsewhere as a model for the plan's dataset."""
+    description = description_file(path)
+    return load_pretrained(description, plan) if description else load_model(path)
 
 
 def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Origin) -> None:
@@ -261,7 +270,7 @@ def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Orig
     Raises:
         ModelError: the model has changed since the schedule was made, or nothing of it fits, or not all of the part to be frozen.
     """
-    model = load_model(origin.model)
+    model = _initial_model(Path(origin.model), plan)
     if model.key() != origin.key:
         raise ModelError(f"{origin.model} has changed since this training started; restore it, or start in a new run folder")
     transfer = transfer_weights(network, plan, model, fold=fold)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import DatasetError, RunError
+from nnseg.network.nnunet_names import nnunet_name
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.read import read_labels_of, read_scan
@@ -65,30 +65,6 @@ def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
         KeyError: a weight of ours is not in ``state``.
     """
     return {name: state[nnunet_name(name)] for name in ours}
-
-
-def nnunet_name(name: str) -> str:
-    """nnU-Net's name of one of our networks' parameters.
-
-    Example:
-        >>> nnunet_name("decoder.ups.0.weight")
-        'decoder.transpconvs.0.weight'
-    """
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-_NAMES = (
-    (r"^encoder\.stem\.", "encoder.stem.convs.0."),
-    (r"^encoder\.stages\.(\d+)\.(\d+)\.(conv|norm)\.", r"encoder.stages.\1.0.convs.\2.\3."),
-    (r"^encoder\.stages\.(\d+)\.(\d+)\.(first|second|skip)\.", r"encoder.stages.\1.blocks.\2.\3."),
-    (r"\.first\.", ".conv1."),
-    (r"\.second\.", ".conv2."),
-    (r"^decoder\.stages\.(\d+)\.", r"decoder.stages.\1.convs."),
-    (r"^decoder\.ups\.", "decoder.transpconvs."),
-    (r"^decoder\.heads\.", "decoder.seg_layers."),
-)
 
 
 def _check(dataset: Dataset) -> None:

@@ -17,12 +17,13 @@ from nnseg.core.errors import ModelError
 from nnseg.core.plan import Plan
 from nnseg.core.validation import shown
 from nnseg.interop.nnunet.checkpoint import Checkpoint, open_checkpoint
-from nnseg.interop.nnunet.dataset import from_nnunet, nnunet_name
+from nnseg.interop.nnunet.dataset import from_nnunet
 from nnseg.interop.nnunet.json import read_object
 from nnseg.interop.nnunet.pickle_interpreter import MOST_AXES, StoredTensor
 from nnseg.interop.nnunet.plans import NnunetPlans, read_plans
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
+from nnseg.network.nnunet_names import nnunet_name
 from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)

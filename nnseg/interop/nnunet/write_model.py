@@ -20,9 +20,9 @@ from torch import Tensor
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Network, Plan, Steps
-from nnseg.interop.nnunet.dataset import nnunet_name
 from nnseg.interop.nnunet.plans import NORMALIZATIONS, RESAMPLING
 from nnseg.network.bundle import Member, Model
+from nnseg.network.nnunet_names import nnunet_name
 from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.overwrite import new_folder
 

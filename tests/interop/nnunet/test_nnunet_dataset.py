@@ -7,7 +7,8 @@ import pytest
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels, Region
-from nnseg.interop.nnunet.dataset import nnunet_name, write_raw_dataset
+from nnseg.interop.nnunet.dataset import write_raw_dataset
+from nnseg.network.nnunet_names import nnunet_name
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.datasets.read_case import read_case
 

@@ -15,9 +15,9 @@ from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError
 from nnseg.inference.predict import Predictor
 from nnseg.interop.nnunet.checkpoint import Checkpoint
-from nnseg.interop.nnunet.dataset import nnunet_name
 from nnseg.interop.nnunet.model import ALL_CASES, read_nnunet_model
 from nnseg.network.bundle import load_model_file, save_model
+from nnseg.network.nnunet_names import nnunet_name
 from nnseg.storage.images.read import read_label_map, read_scan
 
 DATA = Path(__file__).parent / "data"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from nnseg.interop.nnunet.dataset import nnunet_name
 from nnseg.interop.nnunet.plans import NnunetPlans
 from nnseg.network.build import build_network
+from nnseg.network.nnunet_names import nnunet_name
 
 RULES = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 FULL = {

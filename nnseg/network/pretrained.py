@@ -1,0 +1,88 @@
+"""Weights that were trained elsewhere, as a model that a training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnseg.core.errors import ModelError
+from nnseg.core.plan import Plan
+from nnseg.core.pretrained import Pretrained
+from nnseg.network.build import build_network
+from nnseg.network.bundle import Member, Model
+from nnseg.network.checkpoint import read_tensors
+from nnseg.network.nnunet_names import nnunet_name
+from nnseg.storage.pretrained import read_pretrained
+
+PYTORCH = (".pth", ".pt", ".th")
+"""Suffixes of PyTorch's files."""
+
+WITHIN = ("state_dict", "network_weights", "model_state_dict", "model")
+"""Entries of a checkpoint that may hold the weights."""
+
+ENCODER, DECODER, HEADS = "encoder.", "decoder.", "decoder.heads."
+
+
+def load_pretrained(description: Path, plan: Plan) -> Model:
+    """The weights of a description: of the encoder and, where the file has them, of the decoder; never of heads.
+
+    Args:
+        description: file in TOML, with the weights beside it.
+        plan: of the network that begins with them.
+
+    Raises:
+        PlanError: the description is wrong.
+        ModelError: the file of the weights cannot be read, lacks some of the encoder, or has them in another shape.
+    """
+    about = read_pretrained(description)
+    file, own = description.parent / about.weights, about.plan_for(plan)
+    found = _read(file)
+    with torch.device("meta"):
+        expected = build_network(own).state_dict()
+    names = {name: about.prefix + _stored_name(name, about) for name in expected if not name.startswith(HEADS)}
+    encoder = [name for name in names if name.startswith(ENCODER)]
+    decoder = [name for name in names if name.startswith(DECODER)]
+    wanted = [*encoder, *(decoder if all(names[name] in found for name in decoder) else ())]
+    for name in wanted:
+        _check(found, names[name], expected[name], file, about)
+    return Model(members=(Member(plan=own, fold=0, weights={name: found[names[name]].float() for name in wanted}),))
+
+
+def _stored_name(name: str, about: Pretrained) -> str:
+    """The name in the file of one of our parameters."""
+    if about.network:
+        return nnunet_name(name) if about.names == "nnunet" else name
+    return name.removeprefix(ENCODER)
+
+
+def _check(found: Mapping[str, Tensor], name: str, expected: Tensor, file: Path, about: Pretrained) -> None:
+    if name not in found:
+        example = f"it has {min(found)[:100]}" if found else "it has no tensors"
+        raise ModelError(f"{file} lacks {name} of a {about.name}; {example}: correct prefix or architecture in its description")
+    if found[name].shape != expected.shape:
+        shapes = f"{tuple(found[name].shape)}, and the {about.name} of its description has {tuple(expected.shape)}"
+        raise ModelError(f"{file}: {name} has the shape {shapes}; correct architecture or channels")
+    if not bool(torch.isfinite(found[name]).all()):
+        raise ModelError(f"{file}: {name} has values that are not finite; take other weights")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name."""
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True) if file.suffix in PYTORCH else read_tensors(file)
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no file {file}; weights lie beside their description") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}; check its permissions and the disk") from error
+    except Exception as error:  # what interprets PyTorch's files meets damage with exceptions of many kinds
+        first = str(error).partition("\n")[0][:200]
+        raise ModelError(f"{file} cannot be read as tensors ({first}); save its state_dict alone, as safetensors") from error
+    for name in WITHIN:
+        content = content[name] if isinstance(content, dict) and isinstance(content.get(name), dict) else content
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, no state_dict; save that, as safetensors")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
