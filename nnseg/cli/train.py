@@ -48,8 +48,20 @@ PANEL = "Make a model"
 # Fields of `Options` that commands have as options.
 LENGTH = ("budget", "steps", "epochs", "patience")
 MACHINE = ("device", "devices", "deterministic")
-TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "pseudo_labels", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
-NOT_PLANNING = ("more", "freeze", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
+TRAINING = (
+    "folds",
+    *LENGTH,
+    "more",
+    "init",
+    "freeze",
+    "init_mode",
+    "pseudo_labels",
+    *MACHINE,
+    "tensorboard",
+    "checkpoint",
+    "skip_bad",
+)
+NOT_PLANNING = ("more", "freeze", "init_mode", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 PLANNING = tuple(name for name in ALL if name not in NOT_PLANNING)
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import nearest_name
-from nnseg.core.options import Flag, FreezePart, Options, RegistrationKind
+from nnseg.core.options import Flag, FreezePart, InitMode, Options, RegistrationKind
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = str | Sequence[str]
@@ -74,6 +74,7 @@ class RunOptions(PlanOptions, total=False):
     checkpoint: str
     skip_bad: bool
     freeze: FreezePart | None
+    init_mode: InitMode | None
     pseudo_labels: bool
     devices: Words
     deterministic: bool

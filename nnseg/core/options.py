@@ -19,6 +19,7 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 """Suffixes of files with a division of the cases."""
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
+InitMode = Literal["whole", "low_rate", "frozen", "auto"]
 RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
 Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]
@@ -110,9 +111,16 @@ def parse_part(text: str) -> str:
     Raises:
         NnsegError: it is none of these.
     """
-    if text not in (known := get_args(FreezePart)):
-        raise NnsegError(f'"{text}" is no part that can be left untrained; write {", ".join(known)}')
-    return text
+    return _one_of(text, get_args(FreezePart), "no part that can be left untrained")
+
+
+def parse_init_mode(text: str) -> str:
+    """What of a network is trained that begins with other weights, of `InitMode`.
+
+    Raises:
+        NnsegError: it is none of these.
+    """
+    return _one_of(text, get_args(InitMode), "no way to train on")
 
 
 def parse_registration(text: str) -> str:
@@ -121,8 +129,12 @@ def parse_registration(text: str) -> str:
     Raises:
         NnsegError: it is none of these.
     """
-    if text not in (known := get_args(RegistrationKind)):
-        raise NnsegError(f'"{text}" is no way to move channels; write {", ".join(known)}')
+    return _one_of(text, get_args(RegistrationKind), "no way to move channels")
+
+
+def _one_of(text: str, known: tuple[str, ...], otherwise: str) -> str:
+    if text not in known:
+        raise NnsegError(f'"{text}" is {otherwise}; write {", ".join(known)}')
     return text
 
 
@@ -393,6 +405,15 @@ class Options:
     seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING, parse=parse_count)
     freeze: FreezePart | None = option(
         None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING, parse=parse_part
+    )
+    init_mode: InitMode | None = option(
+        None,
+        "With --init: train the whole network, at a low_rate, all but its frozen encoder, or auto: by the number of cases. "
+        "Default: whole.",
+        "--init-mode",
+        unit="MODE",
+        panel=PLANNING,
+        parse=parse_init_mode,
     )
     pseudo_labels: bool = option(
         True, "With --init: train without labels that the model predicts where they were not annotated.", panel=PLANNING

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import FreezePart
 from nnseg.core.plan import Training
+from nnseg.core.validation import Positive
 
 
 class Epoch(FrozenModel):
@@ -152,11 +153,13 @@ class Origin(FrozenModel):
     Args:
         model: file or run folder of a trained model.
         freeze: part of the network that is not trained.
+        rate: by which the plan's learning rate is multiplied.
     """
 
     model: str
     key: str
     freeze: FreezePart | None = None
+    rate: Positive = 1.0
 
 
 class Schedule(FrozenModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
 from nnseg.training.learner import Learner, fresh_network
 from nnseg.training.loop import take_steps
+from nnseg.training.losses import OwnLoss
 from nnseg.training.patches import Patches
 from nnseg.training.progress import ProgressSettings, describe_result
 from nnseg.training.schedule import (
@@ -54,6 +55,10 @@ FIRST_SAVE = 60.0
 """Seconds after which the first checkpoint is written, if those between checkpoints are more."""
 
 
+Objective = Callable[[TrainingContext], tuple[nn.Module, OwnLoss]]
+"""From plan and fold to a network and its loss."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
     """How to carry out one training.
@@ -64,6 +69,7 @@ class TrainingRequest:
         progress: what is kept up to date meanwhile.
         ranks: the processes that share it.
         images: the cases with their images, where those of the plan's folder hold levels (see `nnseg.storage.case_levels`).
+        objective: another network and loss than the plan's, for instance to learn from scans without labels.
     """
 
     options: Options
@@ -71,6 +77,7 @@ class TrainingRequest:
     progress: ProgressSettings = field(default_factory=ProgressSettings)
     ranks: Ranks = SINGLE_PROCESS
     images: CaseStore | None = None
+    objective: Objective | None = None
 
 
 def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], request: TrainingRequest) -> FoldFolder:
@@ -128,10 +135,7 @@ class _FoldTraining:
         self.writes = context.ranks.rank == 0
         self.schedule = schedule
         saved = self._last_checkpoint()
-        network = self._initial_network(load=saved is None)
-        self.learner = Learner(
-            context, schedule.course, network=network, compiled=schedule.compiled, fused_norm=schedule.fused_norm
-        )
+        self.learner = self._new_learner(load=saved is None)
         self.learner.earlier_seconds += time.perf_counter() - began
         if saved:
             self.learner.restore(*saved)
@@ -271,6 +275,21 @@ class _FoldTraining:
         self.schedule = schedule
         if self.writes:
             write_json(self.place.schedule_file, schedule)
+
+    def _new_learner(self, *, load: bool) -> Learner:
+        """A learner before the first step; ``load`` its initial weights if no checkpoint replaces them."""
+        context, schedule, origin = self.context, self.schedule, self.schedule.origin
+        if objective := self.request.objective:
+            network, loss = objective(context)
+            return Learner(context, schedule.course, network=network, loss=loss, fused_norm=schedule.fused_norm)
+        return Learner(
+            context,
+            schedule.course,
+            network=self._initial_network(load=load),
+            compiled=schedule.compiled,
+            fused_norm=schedule.fused_norm,
+            rate=origin.rate if origin else 1.0,
+        )
 
     def _initial_network(self, *, load: bool) -> nn.Module:
         """The network before the first step, its frozen part set; ``load`` its initial weights if no checkpoint replaces them."""

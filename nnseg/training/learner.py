@@ -72,6 +72,7 @@ class Learner:
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
         compiled: compile the network with torch.compile at the first step.
         fused_norm: compute channels-last, with the norm of `nnseg.network.triton_norm`, where there is Triton.
+        rate: by which the plan's learning rate is multiplied.
 
     Raises:
         RunError: a batch has fewer patches than there are processes.
@@ -86,9 +87,10 @@ class Learner:
         loss: OwnLoss | None = None,
         compiled: bool = False,
         fused_norm: bool = False,
+        rate: float = 1.0,
     ) -> None:
         training = context.plan.training
-        self.context, self.course = context, course
+        self.context, self.course, self.rate = context, course, rate
         self.network = (network or fresh_network(context)).to(context.device)
         if isinstance(network, UNet):  # other networks of users stay as they were made
             _set_deep_supervision(network, enabled=training.deep_supervision)
@@ -116,6 +118,10 @@ class Learner:
         """Wall-clock of the training so far, without interruptions."""
         return self.earlier_seconds + time.perf_counter() - self._started
 
+    def learning_rate(self, step: int) -> float:
+        """The rate of a step."""
+        return self.rate * learning_rate(step, self.course, self.context.plan.training)
+
     def weights(self) -> dict[str, Tensor]:
         """The result so far: averaged weights if the plan averages, else the current ones."""
         return dict(self.average.weights())
@@ -133,7 +139,7 @@ class Learner:
                 precision; the weights are those before the step.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.course, self.context.plan.training)
+            group["lr"] = self.learning_rate(self.step)
         self.network.train()
         with self._seeded():
             loss, norm = self._gradients(batch)

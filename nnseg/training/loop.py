@@ -14,7 +14,7 @@ from itertools import count
 import torch
 
 from nnseg.core.patch_growth import DRAWN_AHEAD, PatchGrowth
-from nnseg.core.schedule import Epoch, learning_rate
+from nnseg.core.schedule import Epoch
 from nnseg.system.machine import keep_freed_memory
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Batch, Patches
@@ -100,7 +100,7 @@ def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:
         step=learner.step,
         steps=course.steps,
         loss=loss,
-        learning_rate=learning_rate(learner.step - 1, course, context.plan.training),
+        learning_rate=learner.learning_rate(learner.step - 1),
         dice=context.ranks.broadcast(validation.estimate(learner.network, learner.weights()) if context.ranks.rank == 0 else {}),
         seconds=time.perf_counter() - start,
         total_seconds=learner.seconds,

@@ -53,6 +53,12 @@ SHORTEST_LOOK = 0.05
 SMOOTHING = 0.9
 """Weight of the previous value when the estimate of Dice is smoothed over epochs. Source: nnU-Net's pseudo Dice."""
 
+LOW_RATE = 0.1
+"""By which the learning rate is multiplied where the weights to begin with are to change little."""
+
+FEWEST_WHOLE = 16
+"""Training cases from which on ``--init-mode auto`` trains at the full rate; with fewer it trains at `LOW_RATE`."""
+
 TAIL = 0.25
 """Share of the steps done so far: over how many the rate falls to zero after a plateau."""
 
@@ -222,7 +228,7 @@ def make_schedule(
     """
     training, device = plan.training, resolve_device(options.device)
     given, seconds = _length(plan, options)
-    origin, precision = _find_origin(plan, options), autocast_dtype(device, training.precision)
+    origin, precision = _find_origin(plan, options, cases=len(cases[0])), autocast_dtype(device, training.precision)
     context = TrainingContext(plan=plan, fold=number, device=device, dtype=precision)
     patches = Patches(cases[0], plan, fold=number, device=device)
     steps, step_seconds = given, 0.0
@@ -247,13 +253,25 @@ def make_schedule(
     )
 
 
-def _find_origin(plan: Plan, options: Options) -> Origin | None:
-    """The model whose weights the training starts with; None for random ones."""
+def _find_origin(plan: Plan, options: Options, *, cases: int) -> Origin | None:
+    """The model whose weights the training starts with, and what it trains on so many cases; None for random weights."""
     if options.init is None:
         if options.freeze:
             raise ModelError(f"--freeze {options.freeze} needs --init MODEL; random weights cannot usefully be frozen")
+        if options.init_mode:
+            raise ModelError(f"--init-mode {options.init_mode} needs --init MODEL; there are no weights that could stay")
         return None
-    return Origin(model=str(resolved(options.init)), key=_initial_model(options.init, plan).key(), freeze=options.freeze)
+    mode, freeze = options.init_mode or "whole", options.freeze
+    if mode == "auto":
+        mode = "whole" if cases >= FEWEST_WHOLE else "low_rate"
+        log.info("--init-mode auto: %s, for %d training cases", mode, cases)
+    freeze = "encoder" if mode == "frozen" else freeze
+    return Origin(
+        model=str(resolved(options.init)),
+        key=_initial_model(options.init, plan).key(),
+        freeze=freeze,
+        rate=LOW_RATE if mode == "low_rate" else 1.0,
+    )
 
 
 def _initial_model(path: Path, plan: Plan) -> Model:
