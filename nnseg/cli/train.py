@@ -220,6 +220,36 @@ def distill(
     exit_for_failed(made.problems)
 
 
+@app.command(rich_help_panel=PANEL)
+@with_options("budget", "steps", "epochs", "more", "device", "workers", "deterministic", "tensorboard", "checkpoint")
+def pretrain(
+    scans: Annotated[Path, typer.Argument(metavar="SCANS", help="Folder of scans; label maps in it are not read.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the weights; created if missing.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", metavar="PLAN", help="Whose network learns: a run made by nnseg plan, or a plan.toml.")
+    ],
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on scans without labels, so that it fills in masked blocks: weights to begin with, for --init OUT.
+
+    Plan first: nnseg plan DATASET RUN, then nnseg pretrain SCANS OUT --plan RUN, then nnseg run DATASET RUN2 --init OUT.
+    Ctrl-C ends training after the current step and saves a checkpoint. So does a file OUT/STOP, after which it counts as finished.
+    Repeat the command to continue after an interruption.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(scans, "scans")
+    check_extras(options)
+    with loading():
+        from nnseg.commands.pretrain import pretrain
+
+    made = pretrain(scans, out, options, plan=plan)
+    show(f"{made.description}: {made.steps} steps on {made.scans} scans, mean squared error {made.loss:.3g} in masked blocks")
+    show(f"next: nnseg run DATASET RUN --init {shlex.quote(str(out))}")
+    exit_for_failed(made.problems)
+
+
 @app.command("learn-curve", rich_help_panel=PANEL)
 @with_options("steps", "device", "workers", "deterministic", "tensorboard", "checkpoint")
 def learn_curve(
