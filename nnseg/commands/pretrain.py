@@ -131,7 +131,7 @@ class _ScanTask:
     def __call__(self) -> None:
         scan = read_case_scan(self.case, len(self.plan.channels))
         done = preprocess(scan, None, self.plan, name=self.case.name)
-        labels = np.zeros(done.image.shape[1:], np.int8)
+        labels = np.zeros(done.image.shape[1:], np.int16)
         CaseStore(self.store).write(replace(done, labels=labels), self.key, dimensions=self.plan.dimensions)
 
 

@@ -82,4 +82,6 @@ def resnet(plan: Plan) -> UNet:
 RESNETS = ("resnet", "bottleneck_resnet", "cifar_resnet")
 """Kinds of networks whose encoder is a ResNet."""
 
-NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {**dict.fromkeys(KINDS, unet), **dict.fromkeys(RESNETS, resnet)})
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(
+    NetworkKind, {**dict.fromkeys(KINDS, unet), **dict.fromkeys(RESNETS, resnet)}
+)

@@ -85,8 +85,8 @@ class MaskedAutoencoder(nn.Module):
         """The errors for images (B, C, *space)."""
         mask = self.mask(image)
         self.batches += 1
-        errors = (self.network(image * (1 - mask))[:, : image.shape[1]].float() - image) ** 2
-        return errors * mask / mask.mean()
+        restored: Tensor = self.network(image * (1 - mask))[:, : image.shape[1]]
+        return (restored.float() - image) ** 2 * mask / mask.mean()
 
     def mask(self, image: Tensor) -> Tensor:
         """1 in the masked blocks of the next batch, else 0, (B, 1, *space)."""

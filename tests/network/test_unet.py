@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from nnseg.core.network_kinds import KINDS
 from nnseg.core.plan import Network
 from nnseg.interop.nnunet.dataset import from_nnunet
 from nnseg.network import blocks
-from nnseg.network.build import NETWORKS, build_unet
+from nnseg.network.build import build_unet
 
 
 def network(kind="plain", *, features=(4, 6, 8), strides=None, kernels=None, blocks=None, decoder_blocks=None, dimensions=3):
@@ -34,7 +35,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layout", "space"), LAYOUTS)
 def test_logits_of_every_decoder_stage_come_finest_first(kind, layout, space):
     plan = network(kind, **layout)
@@ -103,14 +104,14 @@ def test_an_image_that_the_strides_do_not_divide_is_refused():
         model(torch.zeros(1, 1, 16, 16))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_patch_that_shrinks_to_one_voxel_can_be_trained_on(kind):
     model = build_unet(network(kind), channels=1, heads=2)
     model(torch.randn(1, 1, 4, 4, 4)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for n, p in model.named_parameters() if "heads.0" not in n)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_network(kind):
     states = []
     for seed in (1, 1, 2):
@@ -120,7 +121,7 @@ def test_the_same_seed_gives_the_same_network(kind):
     assert not all(torch.equal(a, b) for a, b in zip(states[0].values(), states[2].values(), strict=True))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_autocast_answers_as_float32_does(kind):
     torch.manual_seed(0)
     model = build_unet(network(kind, features=(8, 16)), channels=1, heads=2)
@@ -181,7 +182,7 @@ def test_nnunets_weights_give_nnunets_answer(kind, layout, space):
         assert torch.allclose(mine, other, atol=1e-5 * max(1.0, other.abs().max().item()))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layout", "space"), LAYOUTS)
 def test_other_devices_get_the_same_answer_and_gradients(kind, layout, space, monkeypatch):
     torch.manual_seed(0)
@@ -204,7 +205,7 @@ def test_weights_can_be_swapped_in_inference_mode():
         assert torch.equal(torch.func.functional_call(model, other.state_dict(), (image,)), other(image))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_exported_program_gives_the_same_answer(kind):
     model = build_unet(network(kind), channels=1, heads=2).eval()
     image = torch.randn(1, 1, 8, 8, 8)
@@ -212,7 +213,7 @@ def test_an_exported_program_gives_the_same_answer(kind):
     assert torch.allclose(program.module()(image), model(image), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_dropout_has_no_weights_and_drops_channels_in_training_and_of_a_draw(kind):
     torch.manual_seed(0)
     plain = build_unet(network(kind), channels=1, heads=2).eval()
