@@ -15,7 +15,7 @@ from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_man
 from nnseg.storage.overwrite import is_made
 from nnseg.storage.path_kinds import kind_of
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
-from nnseg.storage.predictions import RECORD, Predictions
+from nnseg.storage.predictions import RECORD, read_all_records
 from nnseg.storage.run import Run
 from nnseg.volumetry.volumes import VOLUMES, Volumetry
 
@@ -72,7 +72,7 @@ def _as_read(file: CheckedFile) -> CheckedFile:
 def _verify_predictions(folder: Path) -> list[CheckedFile]:
     """The files of a folder of predictions and of a report on them, by the hashes in their records."""
     try:
-        records = read_json(folder / RECORD, Predictions).cases.values()
+        records = read_all_records(folder).cases.values()
     except RunError as error:
         if error.is_fault:
             raise

@@ -15,9 +15,8 @@ from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, read_description
 from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.files import read_json
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, stem_of, suffix_of
-from nnseg.storage.predictions import RECORD, Predictions, own_files
+from nnseg.storage.predictions import RECORD, own_files, read_all_records
 from nnseg.system.regular import folders_below
 
 NO_LABELS = ("uncertainty map", "probabilities", "objects")
@@ -135,7 +134,7 @@ def _named(found: LabelFolder) -> LabelFolder:
     """With the labels that the folder's record names, its dataset.json, or that of the dataset it lies in."""
     record = None
     try:
-        record = read_json(found.path / RECORD, Predictions)
+        record = read_all_records(found.path)
     except RunError as error:  # there is none, or it is damaged or of another program
         if error.is_fault:
             raise

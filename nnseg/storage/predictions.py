@@ -1,4 +1,7 @@
-"""``predictions.json``: the record of the scans that were predicted into a folder, and of the model and options."""
+"""``predictions.json``: the record of the scans that were predicted into a folder, and of the model and options.
+
+While a cluster predicts, and for very many scans also afterwards, records are in the files of ``.records`` beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import NewerVersionError, RunError, suppress_unless_fault
@@ -22,12 +25,19 @@ from nnseg.core.registration import Registration
 from nnseg.core.trust import Confidence
 from nnseg.storage.files import file_hash, read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
+from nnseg.storage.shards import Shards
 from nnseg.system.machine import versions
 
 log = logging.getLogger(__name__)
 
 RECORD = "predictions.json"
 """Beside the label maps."""
+
+SHARDS = ".records"
+"""The folder of records that are not in the file, or later than there."""
+
+MOST_IN_ONE_FILE = 50_000
+"""Cases in ``predictions.json`` at most, if a cluster predicted some: `nnseg.core.limits` allow to read them."""
 
 FORMAT = 4
 """Of `Predictions`. A record of another format is not used: its cases are predicted again."""
@@ -174,6 +184,33 @@ class Predictions(FrozenModel):
         return self
 
 
+class _Line(FrozenModel):
+    """A line of `SHARDS`."""
+
+    case: CaseName
+    record: ScanRecord
+
+
+def read_all_records(folder: Path) -> Predictions:
+    """The record of a folder of label maps, those in `SHARDS` included.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    record = read_json(folder / RECORD, Predictions)
+    if not (shards := Shards(folder / SHARDS)):
+        return record
+    return record.model_copy(update={"cases": record.cases | _read_lines(shards)})
+
+
+def _read_lines(shards: Shards) -> dict[str, ScanRecord]:
+    lines = map(_Line.model_validate_json, shards.read())
+    try:
+        return {line.case: line.record for line in lines}
+    except ValidationError as error:
+        raise RunError(f"{SHARDS} is damaged ({error.errors()[0]['msg']}); delete it, and nnseg predict makes it anew") from None
+
+
 def read_predictions(folder: Path) -> dict[str, ScanRecord]:
     """The records of a folder's cases, by name; empty if there are none, or in another format.
 
@@ -181,7 +218,7 @@ def read_predictions(folder: Path) -> dict[str, ScanRecord]:
         RunError: there are some, and they cannot be read.
     """
     with suppress_unless_fault(RunError):
-        return read_json(folder / RECORD, Predictions).cases
+        return read_all_records(folder).cases
     return {}
 
 
@@ -195,7 +232,7 @@ def read_record(folder: Path) -> tuple[Predictions, Labels]:
     if not path.exists():
         raise RunError(f"{folder} holds neither a run nor predictions; give a folder that nnseg run or nnseg predict has made")
     try:
-        record = read_json(path, Predictions)
+        record = read_all_records(folder)
     except RunError as error:
         if error.is_fault:
             raise
@@ -250,6 +287,7 @@ class PredictionsWriter:
     Args:
         folder: of the label maps.
         model, options, labels, population, inferred, unused: see `Predictions`.
+        sharded: write records into `SHARDS` first, without writing the others again; so is done where there are some.
 
     Raises:
         RunError: the folder's record cannot be read, or is of a later version of nnseg.
@@ -265,11 +303,15 @@ class PredictionsWriter:
         population: Population | None = None,
         inferred: tuple[str, ...] = (),
         unused: tuple[Unused, ...] = (),
+        sharded: bool = False,
     ) -> None:
         self.folder = folder
         self.cases: dict[str, ScanRecord] = {}
+        self._filed, self._shards = dict[str, ScanRecord](), Shards(folder / SHARDS)
+        self._sharded = sharded or bool(self._shards)
         try:
-            self.cases = dict(read_json(folder / RECORD, Predictions).cases)
+            self._filed = read_json(folder / RECORD, Predictions).cases
+            self.cases = self._filed | _read_lines(self._shards)
         except NewerVersionError:
             raise
         except RunError as error:
@@ -289,12 +331,15 @@ class PredictionsWriter:
         self._due, self._changed, self._lock = 0.0, True, threading.Lock()
 
     def __enter__(self) -> Self:
-        self._write()  # first, so that the folder is recognised even if the process is killed
+        self._write(self._filed)  # first, so that the folder is recognised even if the process is killed
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._changed:
-            self._write()
+        self._shards.flush()
+        if len(self.cases) <= MOST_IN_ONE_FILE or not self._sharded:
+            if self._changed or self._shards:
+                self._write(self.cases)
+            self._shards.remove()
 
     def put(self, name: str, record: ScanRecord, *, quiet: bool = False, failures: int = logging.ERROR) -> None:
         """Record a case, from any thread; files of an earlier prediction that are not replaced are removed.
@@ -312,13 +357,15 @@ class PredictionsWriter:
             log.warning("case %s: %s", name, finding)
         with self._lock:
             self.cases[name], self._changed = record, self._changed or record != known
-            if self._changed and time.monotonic() >= self._due:
-                self._write()
+            if self._sharded and record != known:
+                self._shards.put(_Line(case=name, record=record).model_dump_json())
+            elif self._changed and not self._sharded and time.monotonic() >= self._due:
+                self._write(self.cases)
 
-    def _write(self) -> None:
+    def _write(self, cases: dict[str, ScanRecord]) -> None:
         start = time.monotonic()
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self.folder / RECORD, self._about.model_copy(update={"cases": self.cases, "made": made}))
+        write_json(self.folder / RECORD, self._about.model_copy(update={"cases": cases, "made": made}))
         self._due, self._changed = time.monotonic() + max(WRITE_INTERVAL, WRITE_RATIO * (time.monotonic() - start)), False
 
 
