@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.names import fault_of_case, printable, shortened
 from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
+from nnseg.storage.datasets.scan_table import TABLES, read_scan_table
 from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
 from nnseg.storage.images.unread import why_unread
@@ -49,7 +50,7 @@ class FoundScans:
 def find_scans(
     path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND, incomplete: bool = False
 ) -> FoundScans:
-    """The scans in a file or a folder and its folders, sorted by name.
+    """The scans in a file or a folder and its folders, or in a table of them (`read_scan_table`), sorted by name.
 
     Files whose names have the names of the model's channels, ``p1_T1w``, ``p1_FLAIR``, are the channels of one case; and so are
     ``CASE_0000``, ``CASE_0001``, ... A file without either holds all channels of a case. Label maps, by their names or folders, are
@@ -87,6 +88,8 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading, *, 
     """The scans with the names that their files and folders have."""
     if path.is_file() and (form := folder_format(path)) and (several := form.sort([path])[0]):
         return FoundScans(cases=tuple(Case(name=image_name(files[0]), images=files) for files in several.values()))
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return FoundScans(cases=_sorted(read_scan_table(path, channels=channels)))
     if path.is_file() or path.parent.is_file():
         return FoundScans(cases=(_single(path, channels),))
     if not path.is_dir():
@@ -111,14 +114,18 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading, *, 
     for name, ones in scans.grouped.items():
         images = tuple(p for one in ones.values() for p in one.item.images)
         cases.append(Case(name=name, images=images, missing=_missing(ones, channels)))
-    cases.sort(key=lambda c: c.name)
-    for one, other in pairwise(cases):
+    rest = (one for one in list_unused(tree) if one.path not in tree.locked)
+    found = _sorted(cases)
+    return FoundScans(cases=found, inferred=(*scans.inferred, *_like_channels(found, channels)), unused=(*scans.unused, *rest))
+
+
+def _sorted(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Cases by name; raise ScanError where two would have the same."""
+    found = sorted(cases, key=lambda case: case.name)
+    for one, other in pairwise(found):
         if one.name.casefold() == other.name.casefold():
             raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
-    rest = (one for one in list_unused(tree) if one.path not in tree.locked)
-    return FoundScans(
-        cases=tuple(cases), inferred=(*scans.inferred, *_like_channels(cases, channels)), unused=(*scans.unused, *rest)
-    )
+    return tuple(found)
 
 
 def _like_channels(cases: Sequence[Case], channels: int) -> Iterator[str]:
