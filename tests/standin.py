@@ -68,6 +68,11 @@ def start(threads: int) -> Forked:
     return Forked(lambda: worker.serve(_load))
 
 
+def main() -> None:
+    """Predict with a stand-in, in a process of its own that `nnseg.system.process.launch` started."""
+    worker.serve(_load)
+
+
 def _load(order: PredictionOrder) -> tuple[StandIn, str]:
     if order.models[0].name == "missing":
         raise ModelError("there is no model missing")

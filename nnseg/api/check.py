@@ -9,6 +9,7 @@ from nnseg.commands.check import check_dataset
 from nnseg.core.keywords import CheckOptions, listing, options_of
 from nnseg.planning.dataset_summary import CheckedDataset, report_dataset
 from nnseg.storage.path_kinds import check_path
+from nnseg.system.cluster import computed_on
 
 
 @listing(CheckOptions)
@@ -28,5 +29,6 @@ def check(dataset: str | Path, **options: Unpack[CheckOptions]) -> CheckedDatase
     """
     chosen, folder = options_of(options, CheckOptions), Path(dataset)
     check_path(folder, "dataset")
-    found, fingerprint, refused = check_dataset(folder, chosen)
+    with computed_on(chosen.cluster):
+        found, fingerprint, refused = check_dataset(folder, chosen)
     return report_dataset(found, fingerprint, refused=str(refused or ""))

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnseg.commands.evaluate import EvaluateOptions, Evaluation, Form, evaluate_paths, parse_tolerances
 from nnseg.core.names import split_names
 from nnseg.core.processors import default_workers
+from nnseg.system.cluster import computed_on
 
 
 def evaluate(  # noqa: PLR0913 (options of the command)
@@ -22,6 +23,7 @@ def evaluate(  # noqa: PLR0913 (options of the command)
     format: Form = "nnseg",
     force: bool = False,
     workers: int = 0,
+    cluster: str | None = None,
 ) -> Evaluation:
     """Scores of label maps against references, paired by name, as ``nnseg evaluate`` prints them.
 
@@ -36,6 +38,7 @@ def evaluate(  # noqa: PLR0913 (options of the command)
         format: of that file: "nnunet" for nnU-Net's summary.json.
         force: also overwrite a file that nnseg did not make.
         workers: processes; 0 for one per core.
+        cluster: address of a Ray cluster whose machines score the cases, or "local".
 
     Raises:
         EvaluationError: no name is in both folders, or the references show nothing but background.
@@ -55,4 +58,5 @@ def evaluate(  # noqa: PLR0913 (options of the command)
         workers=workers or default_workers(),
         force=force,
     )
-    return evaluate_paths(Path(predictions), Path(references) if references else None, options)
+    with computed_on(cluster):
+        return evaluate_paths(Path(predictions), Path(references) if references else None, options)

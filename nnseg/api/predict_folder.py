@@ -13,6 +13,7 @@ from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.path_kinds import check_path, find_model
+from nnseg.system.cluster import connected
 
 
 @listing(PredictOptions)
@@ -91,7 +92,12 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         spacing=chosen.spacing,
         on_missing_channel=on_missing_channel,
     )
-    with WorkerPool(order, devices=chosen.devices, memory_gb=parse_gigabytes(str(memory)) if memory else None) as workers:
+    with (
+        connected(chosen.cluster) as cluster,
+        WorkerPool(
+            order, devices=chosen.devices, memory_gb=parse_gigabytes(str(memory)) if memory else None, cluster=cluster
+        ) as workers,
+    ):
         return predict_scans(Path(scans), workers, Reading.of(chosen), force=force)
 
 

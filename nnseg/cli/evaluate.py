@@ -76,7 +76,7 @@ What = Literal["curves", "scores", "cases", "plan"]
 
 
 @app.command(rich_help_panel=EVALUATE)
-@with_options("workers")
+@with_options("workers", "cluster")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.")],
     references: References = None,
@@ -113,15 +113,14 @@ def evaluate(
     with loading():
         from nnseg.commands.evaluate import EvaluateOptions, evaluate_paths, parse_tolerances
         from nnseg.core.names import split_names
+        from nnseg.system.cluster import computed_on
 
-    evaluated = evaluate_paths(
-        predictions,
-        references,
-        EvaluateOptions(
-            out=out, form=form, legend=legend, tolerances=parse_tolerances(tolerances), instances=split_names(instances),
-            groups=groups or "", workers=options.workers, force=force,
-        ),
+    chosen = EvaluateOptions(
+        out=out, form=form, legend=legend, tolerances=parse_tolerances(tolerances), instances=split_names(instances),
+        groups=groups or "", workers=options.workers, force=force,
     )  # fmt: skip
+    with computed_on(options.cluster):
+        evaluated = evaluate_paths(predictions, references, chosen)
     if as_json:
         show_json("evaluate", evaluated, evaluated.findings)
     else:
@@ -270,7 +269,7 @@ def validate(
 
 
 @app.command(rich_help_panel=EVALUATE)
-@with_options("workers")
+@with_options("workers", "cluster")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of predictions.")],
     picture: Annotated[
@@ -309,8 +308,11 @@ def report(
 
     run = Run(folder)
     if not run.exists:
+        from nnseg.system.cluster import computed_on
+
         tables = {"covariates": covariates, "visits": visits}
-        _report_predictions(folder, population, tables, sheets=sheets, workers=options.workers, force=force)
+        with computed_on(options.cluster):
+            _report_predictions(folder, population, tables, sheets=sheets, workers=options.workers, force=force)
         return
     with loading():
         from nnseg.commands.case_pictures import write_picture

@@ -28,7 +28,7 @@ KnownRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and debug messages.", metavar="")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.", metavar="")]
 Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.", metavar="")]
-Scans = Annotated[Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.")]
+Scans = Annotated[Path, typer.Argument(metavar="SCANS", help="A scan, a folder of files or DICOM, or a CSV table.")]
 Models = Annotated[
     list[Path],
     typer.Option(
@@ -182,7 +182,7 @@ Memory = Annotated[
     typer.Option(
         metavar="GB",
         parser=reader("--memory", parse_gigabytes),
-        help="GB of RAM to use at most. Default: 80 % of the free RAM.",
+        help="GB of RAM at most. Default: 80 % of the free RAM.",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -47,7 +47,7 @@ WAY = "Way of prediction"
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("device", "folds", "images", "channels", "spacing", "devices")
+@with_options("device", "folds", "images", "channels", "spacing", "devices", "cluster")
 def predict(
     scans: Scans,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
@@ -147,6 +147,7 @@ def predict(
         from nnseg.core.dataset import Reading, describe_unused
         from nnseg.serving.messages import PredictionOrder, suffix_named
         from nnseg.serving.pool import WorkerPool
+        from nnseg.system.cluster import connected
 
     order = PredictionOrder(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
@@ -154,7 +155,10 @@ def predict(
         thresholds=thresholds, suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty,
         spacing=options.spacing, verbose=verbose, on_missing_channel=on_missing_channel,
     )  # fmt: skip
-    with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
+    with (
+        connected(options.cluster) as cluster,
+        WorkerPool(order, devices=options.devices, memory_gb=memory, cluster=cluster) as workers,
+    ):
         with loading():
             from nnseg.serving.folder import predict_scans  # while the models are loaded
 

@@ -62,7 +62,7 @@ TRAINING = (
     "skip_bad",
 )
 NOT_PLANNING = ("more", "freeze", "init_mode", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
-ALL = tuple(field.name for field in fields(Options) if field.name != "more")
+ALL = tuple(field.name for field in fields(Options) if field.name not in ("more", "cluster"))
 PLANNING = tuple(name for name in ALL if name not in NOT_PLANNING)
 
 
@@ -82,7 +82,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("workers", "allow", *READING)
+@with_options("workers", "cluster", "allow", *READING)
 def check(
     dataset: DatasetFolder,
     as_json: AsJson = False,
@@ -100,8 +100,10 @@ def check(
     with loading():
         from nnseg.commands.check import check_dataset
         from nnseg.planning.dataset_summary import WIDTH, is_doubtful, report_dataset, summarize_dataset
+        from nnseg.system.cluster import computed_on
 
-    found, fingerprint, refused = check_dataset(dataset, options)
+    with computed_on(options.cluster):
+        found, fingerprint, refused = check_dataset(dataset, options)
     if as_json:
         result = report_dataset(found, fingerprint, refused=str(refused or ""))
         show_json("check", result, result.findings)
@@ -154,7 +156,7 @@ def plan(
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("workers")
+@with_options("workers", "cluster")
 def preprocess(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Preprocess every case as the plans of a run specify, onto the network's grid. Finished cases are skipped."""
     log_to_terminal(verbose, quiet=quiet)
@@ -162,9 +164,11 @@ def preprocess(run: KnownRun, options: Options, verbose: Verbose = False, quiet:
     with loading():
         from nnseg.commands.preprocess import preprocess_run
         from nnseg.storage.run import Run
+        from nnseg.system.cluster import computed_on
 
     place = Run(run)
-    problems = preprocess_run(place, workers=options.workers)
+    with computed_on(options.cluster):
+        problems = preprocess_run(place, workers=options.workers)
     show(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans)}")
     exit_for_failed(problems)
 

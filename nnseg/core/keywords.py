@@ -34,10 +34,16 @@ class DatasetOptions(ScanOptions, total=False):
     workers: int
 
 
-class CheckOptions(DatasetOptions, total=False):
-    """Options of ``nnseg check``; its help says what each does."""
+class CheckedOptions(DatasetOptions, total=False):
+    """How a dataset is read and checked."""
 
     allow: Words
+
+
+class CheckOptions(CheckedOptions, total=False):
+    """Options of ``nnseg check``; its help says what each does."""
+
+    cluster: str | None
 
 
 class ValidateOptions(DatasetOptions, total=False):
@@ -47,7 +53,7 @@ class ValidateOptions(DatasetOptions, total=False):
     device: str
 
 
-class PlanOptions(CheckOptions, total=False):
+class PlanOptions(CheckedOptions, total=False):
     """Options of ``nnseg plan``; its help says what each does."""
 
     budget: str | None
@@ -92,6 +98,7 @@ class PredictOptions(ScanModelOptions, total=False):
     """Options of ``nnseg predict`` that other commands have too."""
 
     devices: Words
+    cluster: str | None
 
 
 FLAGS: dict[str, tuple[str, Flag]] = {

@@ -426,6 +426,7 @@ class Options:
         parse=parse_devices,
         unset=(),
     )
+    cluster: str | None = option(None, "Ray cluster: HOST:PORT, auto, or local.", unit="ADDRESS", panel=MACHINE)
     workers: int = option(
         0,
         "Processes for reading and preprocessing; 0: one per core.",

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
@@ -15,7 +16,8 @@ from nnseg.core.dataset import AS_FOUND, Finding, Reading, Unused, counted
 from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.names import CaseName
-from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
+from nnseg.serving.messages import PredictionTask, Ready
+from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, find_scans
 from nnseg.storage.files import read_json, write_json
@@ -103,17 +105,23 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
     cases = found.cases
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
-        begun(order.out, {case.name for case in cases}, (writer := _writer(order, ready, found)).cases, force=force),
+        begun(order.out, {case.name for case in cases}, (writer := _writer(workers, ready, found)).cases, force=force),
         writer,  # which ends first: names are kept until the record is written
     ):
         sweep(order.out, inside=False)
         start, previous = time.perf_counter(), dict(writer.cases)
-        tasks = [PredictionTask(case=case, previous=previous.get(case.name)) for case in cases]
+        target = OutputTarget.of(order, ready.model)
+        done = {
+            c.name: previous[c.name]
+            for c in cases
+            if workers.cluster and c.name in previous and target.is_newer(c, previous[c.name])
+        }
+        tasks = [PredictionTask(case=case, previous=previous.get(case.name)) for case in cases if case.name not in done]
         try:
             sizes = sizes_of({case.name: case.images for case in cases})
             shown = progress(
-                workers.predict(tasks),
-                total=len(tasks),
+                chain(done.items(), workers.predict(tasks)),
+                total=len(cases),
                 label="predicting",
                 weigh=lambda done: sizes[done[0]],
                 of_all=sum(sizes.values()),
@@ -132,8 +140,9 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
         )
 
 
-def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> PredictionsWriter:
+def _writer(workers: WorkerPool, ready: Ready, found: FoundScans) -> PredictionsWriter:
     """The record of the folder of label maps."""
+    order = workers.order
     return PredictionsWriter(
         order.out,
         model={"key": ready.model, "paths": [str(path.absolute()) for path in order.models]},
@@ -142,6 +151,7 @@ def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> Predicti
         population=ready.population,
         inferred=found.inferred,
         unused=found.unused,
+        sharded=workers.cluster is not None,
     )
 
 

@@ -52,6 +52,7 @@ class PredictionOrder(OutputOptions):
         thresholds: of probabilities, by name of the label, see `nnseg.network.load.with_thresholds`.
         memory_gb: RAM that the process may use.
         exclusive_gb: RAM that it may use for a case that is predicted alone.
+        ram_share: where it is not 0, the share of the RAM that is free on the process's machine, which it may use instead.
     """
 
     models: tuple[Path, ...]
@@ -66,11 +67,12 @@ class PredictionOrder(OutputOptions):
     thresholds: dict[str, Threshold] = Field(default={}, exclude_if=lambda thresholds: not thresholds)  # so that old keys hold
     memory_gb: float = float("inf")
     exclusive_gb: float = float("inf")
+    ram_share: float = 0.0
     verbose: bool = False
 
     def options(self) -> dict[str, Any]:
         """The options that can change a byte of the files, apart from scans and model."""
-        machine = {"models", "folds", "device", "out", "memory_gb", "exclusive_gb", "verbose"}
+        machine = {"models", "folds", "device", "out", "memory_gb", "exclusive_gb", "ram_share", "verbose"}
         return self.model_dump(mode="json", exclude={*machine, "on_missing_channel"})  # scans with all channels stay as they are
 
 
@@ -147,10 +149,12 @@ class Finished(FrozenModel):
 
 
 class Alive(FrozenModel):
-    """A heartbeat with the computing time so far, for systems where a process cannot be inspected from outside."""
+    """A heartbeat with a `ProcessUsage`, for processes that cannot be inspected from outside."""
 
     kind: Literal["alive"] = "alive"
     cpu_seconds: float
+    io_bytes: int = 0
+    own_gb: float = 0.0
 
 
 Message = Ready | Refused | StageReached | Finished | Alive

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from nnseg.core.dataset import Case
 from nnseg.core.frozen import digest
 from nnseg.core.image import Source
 from nnseg.inference.prediction import Prediction
@@ -14,7 +15,7 @@ from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.write import to_stored_order, write_label_files, write_label_map, write_map, write_probabilities
 from nnseg.storage.object_files import file_beside, write_object_table
-from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY, level_end
+from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY, ScanRecord, level_end
 
 if TYPE_CHECKING:
     from nnseg.network.bundle import Model
@@ -36,6 +37,25 @@ class OutputTarget(OutputOptions):
         """The target of an order, for the model with a key."""
         made = [FORMAT, model, order.options()]
         return cls(key=digest(made), **order.model_dump(include=set(OutputOptions.model_fields)))
+
+    def missing(self, case: Case) -> tuple[int, ...]:
+        """Numbers of the channels that a case may be predicted without."""
+        return case.missing if self.on_missing_channel == "use" else ()
+
+    def case_key(self, case: Case, content: str, *, suffix: str = "") -> str:
+        """The key of what is written for a case, whose files have this digest, in a format of its own if that is given."""
+        return digest([content, self.key, *self.missing(case), *filter(None, [suffix])])
+
+    def is_newer(self, case: Case, record: ScanRecord) -> bool:
+        """True if a record is of this target and a case's files, and the label map is newer than they are; no file is read."""
+        images = tuple(path.absolute() for path in case.images)
+        if (record.status, record.images, record.key) != ("done", images, self.case_key(case, record.input)):
+            return False
+        try:
+            written = (self.out / record.file).stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns < written for path in images)
+        except OSError:
+            return False
 
 
 def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, model: Model) -> dict[str, str]:

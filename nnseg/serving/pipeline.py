@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from nnseg.core.dataset import counted, list_some
 from nnseg.core.errors import NnsegError, ScanError, coded
-from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid, Vector, format_axes
 from nnseg.core.image import Scan, Source
 from nnseg.inference.prediction import Prediction, PreparedScan
@@ -187,13 +186,13 @@ class PredictionPipeline:
 
     def _prepare(self, case: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if its prediction is already there."""
-        images, previous, missing = case.task.case.images, case.task.previous, self._missing(case)
+        images, previous, missing = case.task.case.images, case.task.previous, self._target.missing(case.task.case)
         if suffix := case.task.suffix or self._target.suffix:
             check_label_suffix(suffix, images[0])
         self._report_stage(case, "read")
         with case.timed("read"):
             content = content_hash(images)
-        key = digest([content, self._target.key, *missing, *filter(None, [case.task.suffix])])
+        key = self._target.case_key(case.task.case, content, suffix=case.task.suffix)
         if previous and (previous.status, previous.key) == ("done", key) and previous.is_whole(self._target.out):
             case.record = previous
             return False
@@ -217,15 +216,11 @@ class PredictionPipeline:
         """Of scans whose files have none: as given for all, or as the dataset gives it for the case."""
         return case.task.case.spacing if self._target.spacing is None else self._target.spacing
 
-    def _missing(self, case: _CaseInFlight) -> tuple[int, ...]:
-        """Numbers of the channels that a case may be predicted without."""
-        return case.task.case.missing if self._target.on_missing_channel == "use" else ()
-
     def _admit(self, case: _CaseInFlight) -> None:
         """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
         images, target = case.task.case.images, self._target
         header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
-        if header.channels not in (len(wanted), len(wanted) - len(self._missing(case))):
+        if header.channels not in (len(wanted), len(wanted) - len(target.missing(case.task.case))):
             found = f"has {counted(header.channels, 'channel')} in {counted(len(images), 'file')}"
             expected = f"{counted(len(wanted), 'channel')} ({', '.join(wanted)}), in this order"
             named = f"name the files {channel_files(wanted, suffix_of(images[0]))}, or give words of their names with --channels"

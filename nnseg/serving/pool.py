@@ -1,7 +1,7 @@
 """`WorkerPool`: worker processes that predict, one for each device; the failure of one does not stop the prediction of a folder.
 
-A process that dies or hangs is reported with its cases and replaced; the cases it had begun are tried once more, each alone.
-No torch is loaded here.
+A process that dies or hangs is reported with its cases and replaced; the cases it had begun are tried once more, each alone. On a
+cluster, where processes also die with their machines, they are tried twice more. No torch is loaded here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nnseg.core.processors import default_workers
 from nnseg.serving.messages import Finished, Message, PredictionOrder, PredictionTask, Ready, Refused
 from nnseg.serving.worker_process import WorkerProcess
 from nnseg.storage.predictions import ScanRecord
+from nnseg.system.cluster import LOST, MAX_ATTEMPTS, Cluster, Share
 from nnseg.system.machine import free_ram_gb
 from nnseg.system.process import launch
 from nnseg.system.stop import StopRequest
@@ -34,6 +35,9 @@ MAX_ASSIGNED = 5
 MAX_LOAD_FAILURES = 3
 """Processes in a row that may die while they load the models."""
 
+ORDINALS = {2: "second", 3: "third"}
+"""For messages."""
+
 FREE_RAM_SHARE = 0.8
 """Share of the free RAM that may be used by default."""
 
@@ -44,8 +48,9 @@ class WorkerPool:
     Args:
         order: for all of them; its device is used only without ``devices``.
         devices: one process each; several share the processor's cores evenly.
-        memory_gb: RAM that all together may use; by default most of what is free.
+        memory_gb: RAM that all together may use, on a machine; by default most of what is free.
         start: starts a process that computes with so many threads; by default `nnseg.serving.worker`.
+        cluster: on which the processes run, one for each of its devices.
     """
 
     def __init__(
@@ -55,16 +60,23 @@ class WorkerPool:
         devices: Sequence[str] = (),
         memory_gb: float | None = None,
         start: Callable[[int | None], subprocess.Popen[bytes]] | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
-        devices = tuple(devices) or (order.device,)
-        memory_gb = FREE_RAM_SHARE * free_ram_gb() if memory_gb is None else memory_gb
-        shared = {"memory_gb": memory_gb / len(devices), "exclusive_gb": memory_gb}
-        self.order, self._stop, self._start = order, StopRequest(), start or start_process
-        self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
+        self.order, self.cluster, self._stop, self._start = order, cluster, StopRequest(), start or start_process
+        if cluster:
+            share = cluster.share(gpus=order.device != "cpu")
+            devices, memory = (order.device,) * share.count, _memory_on_cluster(memory_gb, share)
+            self._threads, self._start = share.cores, start or (lambda _: cluster.launch("nnseg.serving.worker", share))
+        else:
+            devices = tuple(devices) or (order.device,)
+            memory_gb = FREE_RAM_SHARE * free_ram_gb() if memory_gb is None else memory_gb
+            memory = {"memory_gb": memory_gb / len(devices), "exclusive_gb": memory_gb}
+            self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
         self._inbox: SimpleQueue[tuple[WorkerProcess | None, Message | None]] = SimpleQueue()
         self._load_failures = 0
         self._retries: dict[str, tuple[PredictionTask, str]] = {}
-        self._workers = [self._start_worker(order.model_copy(update={"device": device, **shared})) for device in devices]
+        self._attempt, self._most_attempts = 1, MAX_ATTEMPTS if cluster else 2
+        self._workers = [self._start_worker(order.model_copy(update={"device": device} | memory)) for device in devices]
 
     def __enter__(self) -> Self:
         self._stop.__enter__()
@@ -86,16 +98,16 @@ class WorkerPool:
         return len(self._workers)
 
     def ready(self) -> Ready:
-        """The message of the first process, when all have loaded the models.
+        """The message of the first process, when all have loaded the models; on a cluster, where they may wait, any of them.
 
         Raises:
             NnsegError: they cannot.
             Stopped: by a signal.
         """
-        while not all(worker.ready for worker in self._workers):
+        enough = any if self.cluster else all
+        while not enough(worker.ready for worker in self._workers):
             self._poll()
-        assert self._workers[0].ready is not None
-        return self._workers[0].ready
+        return next(worker.ready for worker in self._workers if worker.ready)
 
     def predict(self, tasks: Iterable[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """The name and record of each case, as they finish.
@@ -129,24 +141,34 @@ class WorkerPool:
         self._inbox.put((None, None))
 
     def _retry(self) -> Iterator[tuple[str, ScanRecord]]:
-        """Try cases again that a process had begun when it ended, or that needed more memory, each alone."""
-        if self._retries:
-            self.end(keep=1)
-        for task, first_reason in list(self._retries.values()):
-            for name, record in self._distribute(deque([task.model_copy(update={"exclusive": True})])):
-                reason = f"{first_reason}; second attempt, alone: {record.reason}" if record.status == "failed" else ""
-                yield name, record.model_copy(update={"attempts": 2, "reason": reason})
-        self._retries.clear()
+        """Try cases again that a process had begun when it ended, or that needed more memory, each alone in its process."""
+        while self._retries:
+            self._attempt += 1
+            if not self.cluster:
+                self.end(keep=1)
+            retries, self._retries = self._retries, {}
+            alone = deque(task.model_copy(update={"exclusive": True}) for task, _ in retries.values())
+            for name, record in self._distribute(alone, at_once=1):
+                before = f"{retries[name][1]}; {ORDINALS[self._attempt]} attempt, alone: "
+                reason = f"{before}{record.reason}" if record.status == "failed" else ""
+                yield name, record.model_copy(update={"attempts": self._attempt, "reason": reason})
+            for name, (task, reason) in self._retries.items():
+                self._retries[name] = task, f"{retries[name][1]}; {ORDINALS[self._attempt]} attempt, alone: {reason}"
+        self._attempt = 1
 
     def _distribute(
-        self, waiting: deque[PredictionTask], take: Callable[[], Iterable[PredictionTask]] | None = None
+        self,
+        waiting: deque[PredictionTask],
+        take: Callable[[], Iterable[PredictionTask]] | None = None,
+        *,
+        at_once: int = MAX_ASSIGNED,
     ) -> Iterator[tuple[str, ScanRecord]]:
-        """Assign tasks to all processes until none is left, nor any more is taken because one is to be tried again."""
+        """Assign tasks to all processes, so many at once, until none is left, and no more are taken as one is tried again."""
         while waiting or any(worker.tasks for worker in self._workers) or (take and not self._retries):
             if take and not self._retries:
                 waiting.extend(take())
             for worker in self._workers:
-                while waiting and worker.ready and len(worker.tasks) < MAX_ASSIGNED:
+                while waiting and worker.ready and len(worker.tasks) < at_once:
                     worker.assign(waiting.popleft())
             for worker, message in self._poll():
                 if isinstance(message, Finished):
@@ -170,7 +192,7 @@ class WorkerPool:
         for name, task in reversed(worker.tasks.items()):
             if name not in worker.started_cases:
                 waiting.appendleft(task)
-            elif not task.exclusive:
+            elif self._attempt < self._most_attempts:
                 self._retries[name] = task, reason
             else:
                 yield name, ScanRecord(status="failed", reason=reason, peak_gb=worker.peak_gb(name))
@@ -203,7 +225,7 @@ class WorkerPool:
         if isinstance(message, Refused):
             raise NnsegError(message.reason)
         if message is None:
-            self._load_failures += 1
+            self._load_failures += worker.child.wait(0) != LOST  # a lost machine says nothing of the models
             reason = self._replace(worker) if self._load_failures < MAX_LOAD_FAILURES else worker.explain_end()
             if self._load_failures == MAX_LOAD_FAILURES or worker.child.wait(0) == 1:  # an exception, which would come again
                 raise RunError(f"{reason}; finished cases are kept, and the same command continues")
@@ -222,6 +244,12 @@ class WorkerPool:
         worker.child.kill()
         self._workers[self._workers.index(worker)] = self._start_worker(worker.order)
         return reason
+
+
+def _memory_on_cluster(memory_gb: float | None, share: Share) -> dict[str, float]:
+    """The fields of an order for a process that has its share of a machine, of which all may use so many GB."""
+    gb = (memory_gb or 0.0) * share.of_machine
+    return {"memory_gb": gb, "exclusive_gb": gb, "ram_share": 0.0 if gb else FREE_RAM_SHARE * share.of_machine}
 
 
 def start_process(threads: int | None) -> subprocess.Popen[bytes]:

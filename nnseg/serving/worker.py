@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from queue import SimpleQueue
 
 from nnseg.core.errors import NnsegError
@@ -20,7 +20,7 @@ from nnseg.network.load import load_model, merge, with_thresholds
 from nnseg.serving.messages import Alive, PredictionOrder, PredictionTask, Ready, Refused
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
-from nnseg.system.machine import held_gb
+from nnseg.system.machine import ProcessUsage, free_ram_gb, held_gb, process_usage
 from nnseg.system.process import ParentConnection
 
 HEARTBEAT_INTERVAL = 1.0
@@ -66,7 +66,8 @@ def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: st
         population=model.population,
     )
     target = OutputTarget.of(order, ready.model)
-    memory_gb, exclusive_gb = (gb - ready.base_gb for gb in (order.memory_gb, order.exclusive_gb))
+    own_gb = order.ram_share * (free_ram_gb() + ready.base_gb)
+    memory_gb, exclusive_gb = ((own_gb or gb) - ready.base_gb for gb in (order.memory_gb, order.exclusive_gb))
     pipeline = PredictionPipeline(
         predictor, target, parent.send, memory_gb=memory_gb, exclusive_gb=exclusive_gb, keep_freed=device == "cpu"
     )
@@ -82,7 +83,8 @@ def _receive_tasks(parent: ParentConnection, tasks: SimpleQueue[PredictionTask])
 
 def _send_heartbeats(parent: ParentConnection) -> None:
     while True:
-        parent.send(Alive(cpu_seconds=time.process_time()))
+        usage = process_usage(os.getpid()) or ProcessUsage(cpu_seconds=time.process_time())
+        parent.send(Alive(**asdict(usage)))
         time.sleep(HEARTBEAT_INTERVAL)
 
 

@@ -46,7 +46,7 @@ class WorkerProcess:
         self._limit = time_limit()
         self._peaks: dict[str, float] = {}
         self._inbox = inbox
-        self._heartbeat = ProcessUsage(cpu_seconds=0.0)
+        self._heartbeat = None if process.pid is None else ProcessUsage(cpu_seconds=0.0)  # none before it has a machine
         self._activity = Activity(process.pid)
         self._hangs, self._timed_out = False, ""
         self.child = ChildProcess(process, self._receive)
@@ -65,7 +65,7 @@ class WorkerProcess:
     def update(self, message: Message) -> None:
         """Update its state by a message from it."""
         if isinstance(message, Alive):
-            self._heartbeat = ProcessUsage(cpu_seconds=message.cpu_seconds)
+            self._heartbeat = ProcessUsage(**message.model_dump(exclude={"kind"}))
             return
         self._activity.note()
         if isinstance(message, Ready):
@@ -89,7 +89,7 @@ class WorkerProcess:
         if self.ready and not self.tasks:
             self._activity.note()
         idle = self._activity.idle_seconds(self._heartbeat)
-        if usage := self._activity.usage:
+        if usage := self._activity.usage or self._heartbeat:
             self._peaks = {name: max(self._peaks.get(name, 0.0), usage.own_gb) for name in self._stages}
         if self._hangs != (idle >= HANG_SECONDS):
             self._hangs = not self._hangs

@@ -18,6 +18,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "runtimes": "openvino",
     "serve": "uvicorn",
     "dicom-node": "pynetdicom",
+    "cluster": "ray",
 }
 """By the name of the extra, the module that it adds."""
 

@@ -252,8 +252,7 @@ def _serve(connection: Connection, parent: int, function: Callable[[Any], Any], 
     if START_METHOD == "fork":
         gc.freeze()
         _let_go_of_files({connection.fileno(), int(multiprocessing.parent_process().sentinel)})  # type: ignore[union-attr]
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):  # the processes fill the cores
-        os.environ[name] = "1"
+    use_one_thread()  # the processes fill the cores
     with suppress(EOFError, OSError):
         while True:
             item = items[connection.recv()]
@@ -262,6 +261,12 @@ def _serve(connection: Connection, parent: int, function: Callable[[Any], Any], 
             except WriteError as error:
                 answer = error
             connection.send(answer)
+
+
+def use_one_thread() -> None:
+    """Let numerical libraries that this process loads from now on compute in one thread."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):
+        os.environ[name] = "1"
 
 
 def _let_go_of_files(kept: set[int]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from nnseg.system.isolation import Outcome, outcome_of, outcomes_of_children
 from nnseg.system.progress import progress
@@ -11,7 +12,22 @@ from nnseg.system.progress import progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-__all__ = ["Outcome", "map_items"]
+Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Outcome[Any, Any]]]
+
+__all__ = ["Engine", "Outcome", "computed_by", "map_items"]
+
+_engines = list[Engine]()
+"""In use, the innermost last."""
+
+
+@contextmanager
+def computed_by(engine: Engine) -> Iterator[None]:
+    """Let `map_items` hand its items to another engine than child processes of this one, see `nnseg.system.cluster`."""
+    _engines.append(engine)
+    try:
+        yield
+    finally:
+        _engines.remove(engine)
 
 
 def map_items(
@@ -27,8 +43,8 @@ def map_items(
     An item that raises, or whose process dies or hangs, yields an outcome with a reason; the others are not affected. Results do
     not depend on the number of workers.
 
-    Besides `nnseg.system.process.launch`, Python processes are started by `outcomes_of_children` alone. An engine that computes
-    on other machines would replace `outcomes_of_children`.
+    Besides `nnseg.system.process.launch`, Python processes are started by `outcomes_of_children` alone, or by the engine that
+    `computed_by` has put in its place; few items, which the workers here finish at once, are not handed to it.
 
     Args:
         function: of one item, without side effects on other items; with workers both must be picklable.
@@ -44,6 +60,9 @@ def map_items(
         [1, 2]
     """
     here = (outcome_of(function, item) for item in items)
-    outcomes = outcomes_of_children(function, items, workers) if workers else here
+    if _engines and 0 < workers < len(items):
+        outcomes = _engines[-1](function, items)
+    else:
+        outcomes = outcomes_of_children(function, items, workers) if workers else here
     of_all = sum(map(weigh, items)) if label else 0.0
     yield from progress(outcomes, total=len(items), label=label, weigh=lambda outcome: weigh(outcome.item), of_all=of_all)
