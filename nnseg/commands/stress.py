@@ -42,6 +42,7 @@ def stress(run: Run, *, kinds: Sequence[DegradationKind] = (), cases: int = CASE
     Raises:
         RunError: the folder holds no run, it is not scored yet, or no case can be predicted.
         ModelError: its networks are missing.
+        EvaluationError: the kinds are not of pictures, which the scans are.
     """
     changes = [
         Change(name=kind, strength=strength, apply=_degrading(kind, strength))
@@ -50,7 +51,10 @@ def stress(run: Run, *, kinds: Sequence[DegradationKind] = (), cases: int = CASE
     ]
     _check(run)
     with run.locked():
-        run.robustness = found = score_changed(run, changes, cases=cases, device=device, label="predicting degraded scans")
+        found = score_changed(run, changes, cases=cases, device=device, label="predicting degraded scans")
+        if not found.changes:
+            raise EvaluationError(f"the scans of {run.path} are pictures, without slices to degrade; choose other --kinds")
+        run.robustness = found
     return found
 
 

@@ -65,6 +65,19 @@ def test_a_case_that_cannot_be_read_is_named_and_the_others_are_scored(ball_run:
     assert score_changed(run, impossible, cases=9, device="cpu", label="").changes == ()
 
 
+def test_pictures_have_no_slices_to_degrade(ball_run: Path, tmp_path: Path):
+    def one_slice(file: Path) -> Path:
+        sitk.WriteImage(sitk.ReadImage(str(file))[:, :, 5:6], tmp_path / f"{file.parent.name}_{file.name}")
+        return tmp_path / f"{file.parent.name}_{file.name}"
+
+    run = Run(Path(shutil.copytree(ball_run, tmp_path / "run")))
+    flat = [replace(case, images=(one_slice(case.images[0]),), labels=one_slice(case.labels)) for case in run.dataset.cases]
+    run.dataset = replace(run.dataset, cases=tuple(flat))
+    with pytest.raises(EvaluationError, match="are pictures, without slices to degrade; choose other --kinds"):
+        stress(run, kinds=("slice_thickness",), cases=1, device="cpu")
+    assert not (run.path / "robustness.json").exists()
+
+
 def test_a_scan_without_a_channel_is_predicted_from_zeros(ball_run: Path):
     seen = []
 
