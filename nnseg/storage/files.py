@@ -187,7 +187,9 @@ def read_json(path: Path, kind: type[Content], limits: TextKind = "run") -> Cont
                 and found["input"] > int(known)
             ):
                 raise NewerVersionError.of(path, found["input"], int(known)) from None
-        wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        wrong = f"{path} is damaged, or of another version of nnseg ({f'{place}: ' if place else ''}{first['msg']})"
         raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None
 
 
