@@ -143,7 +143,7 @@ def import_(
     show(f"next: nnseg predict SCANS OUT --model {file}")
 
 
-def _print_size(file: Path, members: int) -> None:
+def _print_size(file: Path, networks: int) -> None:
     from nnseg.core.dataset import counted
 
-    show(f"{file}: {counted(members, 'member')}, {file.stat().st_size / 1e6:.1f} MB")
+    show(f"{file}: {counted(networks, 'network')}, {file.stat().st_size / 1e6:.1f} MB")

@@ -219,7 +219,7 @@ def distill(
         from nnseg.commands.distill import distill
 
     made = distill(run, options, plan=plan, small=small)
-    show(f"{made.file}: 1 member, {made.file.stat().st_size / 1e6:.1f} MB")
+    show(f"{made.file}: 1 network, {made.file.stat().st_size / 1e6:.1f} MB")
     show(f"next: nnseg predict SCANS OUT --model {shlex.quote(str(made.file))}")
     exit_for_failed(made.problems)
 
