@@ -66,7 +66,7 @@ def main() -> None:
             done = subprocess.run([sys.executable, *sys.argv, "--one", name], check=True, capture_output=True, text=True)
             rows[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(name, json.dumps(rows[name][-1]), file=sys.stderr, flush=True)
-    found = {name: {key: median(row[key] for row in of) for key in of[0]} for name, of in rows.items()}
+    found: dict[str, dict[str, float]] = {name: {key: median(row[key] for row in of) for key in of[0]} for name, of in rows.items()}
     for name in CANDIDATES:
         found[name] |= compare(options.work, name)
         found[name]["times as fast as torch bf16"] = median(

@@ -41,7 +41,7 @@ def main() -> None:
     images, flips = (files, ()) if stored else ([nib.as_closest_canonical(file) for file in files], (2, 3))
     channels = np.concatenate([image.get_fdata(dtype=np.float32).T.reshape(-1, *image.shape[2::-1]) for image in images])
     labels = predict(folder, np.flip(channels, flips), [float(mm) for mm in images[0].header.get_zooms()[2::-1]])
-    result = nib.Nifti1Image(np.flip(labels, [axis - 1 for axis in flips]).T, images[0].affine)
+    result = nib.Nifti1Image(np.flip(labels, tuple(axis - 1 for axis in flips)).T, images[0].affine)
     back = nib.orientations.ornt_transform(*(nib.io_orientation(image.affine) for image in (images[0], files[0])))
     nib.save(result.as_reoriented(back), given.labels)
 
@@ -91,7 +91,7 @@ def to_probabilities(logits: Array, regions: bool) -> Array:
     if regions:
         return 1 / (1 + np.exp(-logits))
     powers = np.exp(logits - logits.max(axis=0))
-    return powers / powers.sum(axis=0)
+    return np.asarray(powers / powers.sum(axis=0))
 
 
 def normalize(image: Array, normalization: Any) -> Array:
@@ -137,7 +137,7 @@ def resampling_matrix(old: int, new: int, order: int) -> Array:
     """The matrix (new, old) that resamples an axis linearly (order 1) or by a cubic spline (3); edges repeat."""
     places = (np.arange(new) + 0.5)[:, None] * (old / new) - 0.5
     if order == 1:
-        return np.maximum(0, 1 - np.abs(np.clip(places, 0, old - 1) - np.arange(old))).astype(np.float32)
+        return np.asarray(np.maximum(0, 1 - np.abs(np.clip(places, 0, old - 1) - np.arange(old))), np.float32)
     size = old + 2 * EDGE
     values = (4 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 6
     coefficients = np.linalg.solve(values, np.pad(np.eye(old), ((EDGE, EDGE), (0, 0)), mode="edge"))
@@ -170,7 +170,7 @@ def average_tiles(compute: Callable[[Array], Array], image: Array, group: Any) -
 def decide(mean: Array, model: Any) -> Array:
     """The values of probabilities (K, Z, Y, X): of the most probable label, or of the regions, painted in their order."""
     if not model["regions"]:
-        return np.array(model["values"], model["dtype"])[mean.argmax(axis=0)]
+        return np.asarray(np.array(model["values"], model["dtype"])[mean.argmax(axis=0)])
     labels, masks = np.full(mean.shape[1:], model["values"][0], model["dtype"]), mean > 0.5
     for mask, value in zip(masks, model["regions"], strict=True):
         labels[mask] = value

@@ -19,6 +19,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Normalization
+from nnseg.demo.dataset import write_phantoms
 from nnseg.inference.predict import Predictor
 from nnseg.interop.runtimes import run
 from nnseg.interop.runtimes.write import describe_model
@@ -129,9 +130,7 @@ needs_runtimes = pytest.mark.skipif(not has_extra("runtimes"), reason='needs the
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four scans of the demonstration."""
-    folder = tmp_path_factory.mktemp("phantoms") / "data"
-    nnseg("demo", folder, "--data-only", "--cases", 4)
-    return folder / "imagesTr"
+    return write_phantoms(tmp_path_factory.mktemp("phantoms") / "data", cases=4) / "imagesTr"
 
 
 @needs_runtimes
