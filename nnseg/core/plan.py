@@ -259,6 +259,7 @@ class Augmentation(Section):
         slice_thickness: range of the thickness of slices (along axis 0), in voxels; not in 2D, nor ``in_plane``.
         bias_field: range of the standard deviation of the logarithm of a smooth field that multiplies intensities.
         rician_noise: range of the standard deviation of the real and the imaginary part of the noise.
+        synthesis_probability: per patch, that its intensities are drawn anew for each label, so that no contrast is learned.
         extra: transforms of batchgenerators by name, before all changes of intensity, on the CPU.
     """
 
@@ -300,6 +301,7 @@ class Augmentation(Section):
     stain_probability: Probability = 0.0
     stain: PositiveRange = (0.7, 1.4)
     channel_dropout_probability: Probability = 0.0
+    synthesis_probability: Probability = 0.0
     extra: tuple[Extra, ...] = ()
 
 
@@ -538,6 +540,7 @@ def _without_reasons(content: Any) -> Any:
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
     "growing", "empty_share", "stain_probability", "stain", "border", "dropout", "registration", "channel_dropout_probability",
+    "synthesis_probability",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

@@ -18,6 +18,7 @@ from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import cascade_input
 from nnseg.training.augmentation.intensity import Strengths, augment, draw_strengths
 from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels, swap_levels
+from nnseg.training.augmentation.synthesis import Synthesis, draw_synthesis, synthesize
 from nnseg.training.augmentation.warp import LabelledCase, cut, warp
 from nnseg.training.context import SINGLE_PROCESS, Ranks
 
@@ -93,6 +94,7 @@ class Patches:
         image, labels = self._read(draws, size)
         image, previous, levels = image.split(self._channels, dim=1)
         image, maps = image.contiguous(), [labels, *previous.unbind(1), *levels.unbind(1)]
+        synthesize(image, labels, [d.synthesis for d in draws], whole=self._plan.labels.whole_indices)
         self._transforms.apply(image, maps, [d.seed for d in draws], masked=self._masked)
         augment(image, [d.strengths for d in draws], masked=self._masked)
         if self._plan.previous:
@@ -116,6 +118,9 @@ class Patches:
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
             strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *size)),
+            synthesis=draw_synthesis(
+                rng, training.augmentation, channels=len(self._plan.channels), labels=len(self._plan.labels.values)
+            ),
             seed=self._transforms.seed(rng),
             rng=rng,
         )
@@ -161,6 +166,7 @@ class _PatchParameters:
     Args:
         case, pose: where it is cut, and how it is rotated, flipped and deformed.
         strengths: of the changes of intensity.
+        synthesis: intensities drawn anew; None if they stay.
         seed: of the plan's transforms of batchgenerators.
         rng: for later draws.
     """
@@ -168,6 +174,7 @@ class _PatchParameters:
     case: LabelledCase
     pose: Pose
     strengths: Strengths
+    synthesis: Synthesis | None
     seed: int
     rng: np.random.Generator
 

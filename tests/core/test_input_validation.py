@@ -1,13 +1,12 @@
 import datetime
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import PlanError
-from nnseg.core.network_kinds import KINDS as NETWORKS
-from nnseg.core.plan import Plan
+from nnseg.core.plan import NetworkKind, Plan
 from nnseg.core.validation import dotted, nearest, parse, shown
 
 WHOLE = "must be a whole number from 1 to 1000000000"
@@ -23,7 +22,7 @@ def refusal(content: Any, model: type[BaseModel] = Plan) -> str:
     return message.removeprefix("mine.toml: ")
 
 
-KINDS = ", ".join(f'"{kind}"' for kind in NETWORKS)
+KINDS = ", ".join(f'"{kind}"' for kind in get_args(NetworkKind))
 OF_INFERENCE = "is not a setting; the settings of inference are why, step, mirror_axes, cheapest"
 
 

@@ -1,12 +1,11 @@
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from nnseg.core.errors import PlanError
-from nnseg.core.network_kinds import KINDS
-from nnseg.core.plan import Augmentation, Plan
+from nnseg.core.plan import Augmentation, NetworkKind, Plan
 from nnseg.core.validation import descriptions, parse, schema_of
 from nnseg.planning.recipe import TrainingRecipe
 
@@ -50,7 +49,7 @@ def test_every_setting_of_a_plan_is_described() -> None:
 
 def test_allowed_names_ranges_and_reasons_stand_in_the_schema() -> None:
     tables = schema_of(Plan)["$defs"]
-    assert tables["Network"]["properties"]["kind"]["enum"] == [*KINDS]
+    assert tables["Network"]["properties"]["kind"]["enum"] == [*get_args(NetworkKind)]
     assert tables["Training"]["properties"]["momentum"]["maximum"] == 1
     reasons = tables["Augmentation"]["properties"]["why"]
     assert set(reasons["properties"]) == set(Augmentation.model_fields) - {"why"}
