@@ -20,6 +20,8 @@ from nnseg.interop.conversion.contours import write_contours
 from nnseg.interop.conversion.freesurfer import aseg_numbers, colour_table, write_aseg
 from nnseg.interop.conversion.labelled_scan import LabelledScan, with_labels
 from nnseg.interop.conversion.masks import write_masks
+from nnseg.interop.conversion.measurement_report import write_measurement_report
+from nnseg.interop.conversion.surfaces import write_surfaces
 from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS
 from nnseg.storage.images.read import read_label_map, read_labels_of, read_scan
@@ -27,6 +29,7 @@ from nnseg.storage.images.write import check_label_suffix, write_label_files
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import ScanRecord, read_record
+from nnseg.system.extras import check_extra
 from nnseg.system.parallel import map_items
 
 RECORD = "converted.json"
@@ -95,12 +98,14 @@ def convert(
     Raises:
         RunError: there are no predictions, or the folder has files of others, or cannot be written.
         ScanError: a form is unknown, or cannot show any of the labels.
-        NnsegError: the model has no such label.
+        NnsegError: the model has no such label, or an extra is not installed.
     """
     record, known = read_record(predictions)
     chosen = known.whole.only(_checked_labels(known, labels)) if labels else known.whole
     for form in forms:
         check_form(form)
+        if form in EXTRAS:
+            check_extra(*EXTRAS[form])
     if "aseg" in forms:
         aseg_numbers(chosen)
     if "bids" in forms:
@@ -218,7 +223,8 @@ def _convert_case(job: _Conversion, name: str) -> tuple[str, ...]:
     seg = next((job.predictions / other for other in record.more if other.endswith(".dcm")), None)
     shown = with_labels(label_map, job.labels) if job.some else label_map
     labelled = LabelledScan(name=name, label_map=shown, source=source, labels=job.labels, record=record, seg=seg)
-    return _relative(job.folder, [path for form in job.forms for path in _write(form, labelled, job.folder)])
+    files = (path for form in job.forms for path in _write(form, labelled, job.folder))
+    return _relative(job.folder, [*dict.fromkeys(files)])  # meshes of two kinds share a table
 
 
 def _write(form: str, scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
@@ -237,5 +243,10 @@ FORMS: dict[str, Callable[[LabelledScan, Path], tuple[Path, ...]]] = {
     "aseg": write_aseg,
     "bids": write_bids,
     "rtstruct": write_contours,
+    "sr": write_measurement_report,
+    **{suffix: partial(write_surfaces, suffix=f".{suffix}") for suffix in ("stl", "ply", "glb")},
 }
 """What writes a case in each form that is more than a label map of another suffix."""
+
+EXTRAS = {"sr": ("sr", "structured reports"), **dict.fromkeys(("stl", "ply", "glb"), ("meshes", "surfaces"))}
+"""The extra that a form needs, and what needs it."""

@@ -31,7 +31,7 @@ DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "sl
 """Kinds of degraded scans, by the names that their augmentations have in plans."""
 
 
-FORMS = ("masks", "aseg", "bids", "rtstruct")
+FORMS = ("masks", "aseg", "bids", "rtstruct", "sr", "stl", "ply", "glb")
 """What ``nnseg convert`` writes besides label maps of other suffixes."""
 
 FAST_STEP = 0.75

@@ -15,6 +15,8 @@ EXTRAS: Final[Mapping[str, str]] = {
     "energy": "pynvml",
     "explain": "captum",
     "hub": "boto3",
+    "meshes": "trimesh",
+    "sr": "highdicom",
     "runtimes": "openvino",
     "serve": "uvicorn",
     "dicom-node": "pynetdicom",
