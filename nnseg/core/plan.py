@@ -17,7 +17,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.limits import limit, raise_by
-from nnseg.core.network_kinds import KINDS, count_weights
+from nnseg.core.network_kinds import KINDS, MOST_TOKENS, count_weights, most_tokens
 from nnseg.core.options import RegistrationKind
 from nnseg.core.validation import (
     Count,
@@ -49,7 +49,7 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
-NetworkKind = Literal["plain", "residual", "separable", "resnet", "bottleneck_resnet", "cifar_resnet"]
+NetworkKind = Literal["plain", "residual", "separable", "atrous", "transformer", "resnet", "bottleneck_resnet", "cifar_resnet"]
 OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
@@ -151,7 +151,8 @@ class Network(Section):
     """A U-Net's kind and topology, finest stage first. Sources: nnU-Net (Isensee 2021), and its residual presets (Isensee 2024).
 
     Args:
-        kind: of its blocks: "plain" convolutions, "residual" blocks in the encoder, or "separable" ones in encoder and decoder.
+        kind: "plain" convolutions; "residual" blocks in the encoder; "separable" ones in encoder and decoder; "atrous" with dilated
+            convolutions in the coarsest stage; or "transformer" blocks in the two coarsest stages of the encoder.
             Or a ResNet as encoder of a 2D network: "resnet", "bottleneck_resnet" or "cifar_resnet".
         features: channels of each stage.
         strides: of each stage's first convolution, per axis; ones at the first stage.
@@ -160,6 +161,7 @@ class Network(Section):
         decoder_blocks: of each decoder stage, one entry fewer.
         dropout: chance of each channel to be dropped after a stage of encoder or decoder, but the finest; predictions can then be
             averaged over draws. 0 for none.
+        attention_gates: the decoder's input from each stage of the encoder is weighted voxel by voxel.
     """
 
     kind: NetworkKind
@@ -169,6 +171,7 @@ class Network(Section):
     blocks: Counts
     decoder_blocks: Counts
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    attention_gates: bool = False
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -206,6 +209,11 @@ class Network(Section):
     def is_unet(self) -> bool:
         """True if the network is a U-Net, which the report draws; any other is only named."""
         return self.kind in KINDS
+
+    @property
+    def slices(self) -> int:
+        """The number of a scan's slices that a 2D network sees at once, as channels."""
+        return KINDS[self.kind].slices if self.is_unet else 1
 
     @property
     def divisor(self) -> Steps:
@@ -435,6 +443,8 @@ class Plan(Section):
                 yield f"{', '.join(wrong)} must have {axes} values, one for each axis of patch"
         if normalizations != channels:
             yield f"preprocessing.normalization has {normalizations} entries, but {channels} are needed, one for each of channels"
+        if self.network.is_unet and axes not in (possible := KINDS[self.network.kind].dimensions):
+            yield f'network.kind = "{self.network.kind}" needs {possible[0]}D patches; plan with --plans {possible[0]}d'
         weights, heads = len(self.training.class_weights), len(self.labels.heads)
         if weights and weights != heads:
             yield f"training.class_weights has {weights} entries, but {heads} are needed ({', '.join(self.labels.heads)}), or none"
@@ -489,6 +499,9 @@ class Plan(Section):
             yield f"{name} = {list(axes)} must be axes along which patch = {list(self.patch)} has the same length"
 
     def _excess(self) -> Iterator[str]:
+        if (tokens := most_tokens(self.network, self.patch)) > MOST_TOKENS:
+            found = f"{tokens} voxels of a patch attend to one another, the most is {MOST_TOKENS}"
+            yield f'network.kind = "{self.network.kind}": {found}; choose another kind, a smaller patch or more stages'
         values = self.training.batch_size * math.prod(self.patch) * self.network.features[0]
         if values > limit("feature_values"):
             product = "patch x training.batch_size x network.features.0"
@@ -502,8 +515,8 @@ class Plan(Section):
 
     @property
     def input_channels(self) -> int:
-        """Input channels of the network: the scan's and, in a cascade, one for each label of the previous segmentation."""
-        return len(self.channels) + (len(self.labels.values) - 1 if self.previous else 0)
+        """Input channels of the network: the scan's slices and, in a cascade, one for each label of the previous segmentation."""
+        return len(self.channels) * self.network.slices + (len(self.labels.values) - 1 if self.previous else 0)
 
     @property
     def stored_channels(self) -> int:
@@ -544,7 +557,7 @@ _ADDED = (
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",
-    "cheapest",
+    "cheapest", "attention_gates",
 )  # fmt: skip
 _FIELDS = (
     Plan.model_fields | Preprocessing.model_fields | Network.model_fields

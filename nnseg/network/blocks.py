@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nnseg.core.network_kinds import gate_width
 from nnseg.core.plan import Steps
 
 
@@ -194,6 +195,31 @@ class UpConvolution(nn.Module):
         # _Concatenation computes the gradient of the bias, several times faster than the convolution.
         up = transposed(x, self.weight, self.bias.detach(), self.stride)
         return cast(Tensor, _Concatenation.apply(up, finer, self.bias))
+
+
+class AttentionGate(nn.Module):
+    """A stage's features times a number from 0 to 1 for each voxel, computed from them and the coarser stage's.
+
+    Source: Oktay et al. 2018, Attention U-Net, arXiv:1804.03999, figure 2.
+
+    Args:
+        channels: of the coarser and of the finer stage.
+        stride: from the finer to the coarser.
+    """
+
+    def __init__(self, channels: tuple[int, int], stride: Steps) -> None:
+        super().__init__()
+        coarse, fine = channels
+        convolution, width, steps = CONVOLUTIONS[len(stride)], gate_width(fine), cast(Any, stride)
+        self.coarser = convolution(coarse, width, 1)
+        self.finer = convolution(fine, width, steps, steps, bias=False)
+        self.weight = convolution(width, 1, 1)
+
+    def forward(self, finer: Tensor, coarser: Tensor) -> Tensor:
+        """(B, C, *finer space)."""
+        weights = self.weight(nn.functional.relu(self.coarser(coarser) + self.finer(finer))).sigmoid()
+        mode = "bilinear" if finer.dim() == 4 else "trilinear"
+        return finer * nn.functional.interpolate(weights, size=finer.shape[2:], mode=mode).to(finer.dtype)
 
 
 class InstanceNorm(nn.Module):

@@ -1,8 +1,9 @@
 """The network of a plan, built by its kind.
 
-A new kind of network is a function of the plan in `NETWORKS` and a name in `nnseg.core.plan.NetworkKind`. What the function returns
-takes images (B, ``plan.input_channels``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space)
-with one channel for each of ``plan.labels.heads``. It may also
+A U-Net of other blocks is an entry of `nnseg.core.network_kinds.KINDS`, and its blocks one of `BLOCKS`. Any other network is a
+function of the plan in `NETWORKS`. Both have a name in `nnseg.core.plan.NetworkKind`. What the function returns takes images
+(B, ``plan.input_channels``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space) with one
+channel for each of ``plan.labels.heads``. It may also
 
 - have the attributes of `DeeplySupervised`, to be trained on the logits of several stages;
 - have a part called ``encoder``, so that ``--freeze encoder`` finds it;
@@ -19,12 +20,14 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from nnseg.core.errors import PlanError
-from nnseg.core.network_kinds import CONVOLUTION, KINDS, RESIDUAL, SEPARABLE, Block
+from nnseg.core.network_kinds import ATROUS, CONVOLUTION, KINDS, RESIDUAL, SEPARABLE, TRANSFORMER, Block
 from nnseg.core.plan import Network, NetworkKind, Plan
 from nnseg.core.validation import function_table
+from nnseg.network.atrous import atrous_blocks
 from nnseg.network.blocks import ConvNorm, ResidualBlock, initialize, repeated
 from nnseg.network.resnet import ResNetEncoder
 from nnseg.network.separable import SeparableBlock
+from nnseg.network.transformer import transformer_blocks
 from nnseg.network.unet import Decoder, MakeBlocks, UNet, assemble_unet
 
 
@@ -62,6 +65,8 @@ BLOCKS: dict[Block, MakeBlocks] = {
     CONVOLUTION: partial(repeated, ConvNorm),
     RESIDUAL: partial(repeated, ResidualBlock),
     SEPARABLE: partial(repeated, SeparableBlock),
+    ATROUS: atrous_blocks,
+    TRANSFORMER: transformer_blocks,
 }
 """The functions that build the blocks of a stage."""
 

@@ -128,7 +128,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
     )
 
 
-SETTINGS = ("kind", "features", "strides", "kernels", "blocks", "decoder_blocks")
+SETTINGS = ("kind", "features", "strides", "kernels", "blocks", "decoder_blocks", "attention_gates")
 """Settings of a plan's network that determine which weights it has."""
 
 
@@ -210,6 +210,7 @@ def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
     Source: Chen, Goodfellow & Shlens 2016, Net2Net, arXiv:1511.05641, for a network that computes the same function after it has
     grown; Wightman 2019, timm, `adapt_input_conv`, for the scale.
     """
+    weight = weight.unflatten(1, (-1, before.network.slices))
     scans, labels = weight[:, : len(before.channels)], weight[:, len(before.channels) :]
     zero, places = torch.zeros_like(weight[:, 0]), match_channels(plan.channels, before.channels)
     matched = sum(place is not None for place in places)
@@ -219,7 +220,7 @@ def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
     if plan.previous:
         places = match_names(plan.labels.names[1:], before.labels.names[1:] if before.previous else ())
         columns += [zero if place is None else labels[:, place] for place in places]
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1).flatten(1, 2)
 
 
 def _rows(before: Plan, plan: Plan) -> dict[int, int]:

@@ -16,6 +16,7 @@ from nnseg.core.network_kinds import KINDS, Block
 from nnseg.core.plan import Network, Steps
 from nnseg.network.blocks import (
     CONVOLUTIONS,
+    AttentionGate,
     ChannelDropout,
     ConvNorm,
     UpConvolution,
@@ -101,6 +102,10 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(
             UpConvolution((network.features[s + 1], network.features[s]), network.strides[s + 1]) for s in coarse_to_fine
         )
+        gates = coarse_to_fine if network.attention_gates else []
+        self.gates = nn.ModuleList(
+            AttentionGate((network.features[s + 1], network.features[s]), network.strides[s + 1]) for s in gates
+        )
         make = blocks[KINDS[network.kind].decoder]
         self.stages = nn.ModuleList(
             _stage(
@@ -116,8 +121,8 @@ class Decoder(nn.Module):
         """Logits, finest first: of all stages, or a list of the finest alone."""
         x = features[-1]
         results = []
-        for up, stage, finer in zip(self.ups, self.stages, features[-2::-1], strict=True):
-            x = stage(up(x, finer))
+        for number, (up, stage, finer) in enumerate(zip(self.ups, self.stages, features[-2::-1], strict=True)):
+            x = stage(up(x, self.gates[number](finer, x) if self.gates else finer))
             results.append(x)
         results = results or [x]
         chosen = range(len(results) - 1, -1, -1) if all_stages else [len(results) - 1]

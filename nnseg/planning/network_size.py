@@ -159,7 +159,7 @@ def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
     features, blocks, decoder_blocks = _widths(topology, rules)
     network = Network.model_construct(
         kind=rules.network, features=features, strides=topology.strides, kernels=topology.kernels, blocks=blocks,
-        decoder_blocks=decoder_blocks,
+        decoder_blocks=decoder_blocks, attention_gates=rules.attention_gates,
     )  # fmt: skip
     return count_values(network, topology.patch, heads)
 

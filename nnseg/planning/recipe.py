@@ -44,6 +44,7 @@ class Rules(FrozenModel):
         blocks: of the encoder's stages; the last number is used for all further stages.
         decoder_blocks: likewise of the decoder.
         dropout: of the plans' networks (``network.dropout``).
+        attention_gates: whether they have these (``network.attention_gates``).
         aim: what a step must fit into, as text for the plan's reasons.
         memory_gb: the largest estimate is the reference estimate times ``memory_gb / reference_gb``.
         reference_gb: memory that the reference estimate takes.
@@ -69,6 +70,7 @@ class Rules(FrozenModel):
     blocks: Annotated[Steps, Field(min_length=1)]
     decoder_blocks: Annotated[Steps, Field(min_length=1)]
     dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    attention_gates: bool = False
     aim: str
     memory_gb: Positive
     reference_gb: Positive

@@ -96,6 +96,7 @@ def network_section(inputs: PlanInputs) -> Content:
         "blocks": size.blocks,
         "decoder_blocks": size.decoder_blocks,
         "dropout": rules.dropout,
+        "attention_gates": rules.attention_gates,
         "why": {
             "features": f"{size.features[0]} in the first stage, doubled at each further one, at most {cap}",
             "strides": f"an axis is halved while at least {edge} voxels remain, which leaves {smallest} at the coarsest stage",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnseg.core.network_kinds import KINDS, count_values, count_weights
+from nnseg.core.network_kinds import KINDS, count_values, count_weights, receptive_field
 from nnseg.core.plan import Network
 from nnseg.network.blocks import PooledProjection, UpConvolution
 from nnseg.network.build import build_unet
@@ -32,8 +32,9 @@ KINDS_AND_AXES = [(kind, dimensions) for kind, of in KINDS.items() for dimension
 
 @pytest.mark.parametrize(("kind", "dimensions"), KINDS_AND_AXES)
 @pytest.mark.parametrize("features", [(8, 8, 8), (4, 8, 12)])
-def test_values_are_those_that_a_network_computes(kind, dimensions, features):
-    plan, patch = network_of(kind, dimensions, features=features), (8,) * dimensions
+@pytest.mark.parametrize("gates", [False, True])
+def test_values_are_those_that_a_network_computes(kind, dimensions, features, gates):
+    plan, patch = network_of(kind, dimensions, features=features, attention_gates=gates), (8,) * dimensions
     network, seen = build_unet(plan, channels=1, heads=3), []
     for module in network.modules():
         if isinstance(module, LAYERS):
@@ -51,3 +52,28 @@ def test_weights_are_about_those_of_a_network(kind, dimensions):
         network = build_unet(plan, channels=1, heads=3)
     weights = sum(p.numel() for name, p in network.named_parameters() if ".ups." not in name)
     assert count_weights(plan) == pytest.approx(weights, rel=0.35)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "transformer"])
+def test_the_receptive_field_is_that_of_the_gradient(kind):
+    plan = network_of(kind, 2)
+    model = build_unet(plan, channels=1, heads=2)
+    for part in [*model.modules()]:
+        if hasattr(part, "norm"):  # norms depend on all voxels
+            part.norm = nn.Identity()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.05)
+    image, found = torch.ones(1, 1, 96, 160, requires_grad=True), []
+    for place in range(4):
+        [gradient] = torch.autograd.grad(model(image)[0, 0, 48 + place, 80 + place], image)
+        found.append([len(gradient[0, 0].sum(axis).nonzero()) for axis in (1, 0)])
+    assert receptive_field(plan) == tuple(max(extents) for extents in zip(*found, strict=True))
+
+
+def test_dilated_convolutions_widen_the_receptive_field_by_twice_their_distance_at_the_coarsest_stage():
+    plain, atrous = (receptive_field(network_of(kind, 2)) for kind in ("plain", "atrous"))
+    assert [b - a for a, b in zip(plain, atrous, strict=True)] == [2 * (2 + 4) * 2, 2 * (2 + 4) * 4]
+
+
+def test_a_transformer_sees_the_whole_patch():
+    assert receptive_field(network_of("transformer", 3)) == ()

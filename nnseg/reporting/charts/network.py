@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from nnseg.core.dataset import counted
 from nnseg.core.geometry import format_axes
-from nnseg.core.network_kinds import KINDS
+from nnseg.core.network_kinds import KINDS, Block, receptive_field
 from nnseg.core.plan import Plan
 from nnseg.reporting.charts.drawing import WIDTH, Place, canvas, line, text
 from nnseg.reporting.formatting import by
@@ -40,7 +40,8 @@ def network_stages(plan: Plan) -> list[NetworkStage]:
     of = plan.network
     kind = KINDS[of.kind]
     parts = zip(of.features, of.strides, of.kernels, of.blocks, (*of.decoder_blocks, 0), strict=True)
-    stages, shape = [], plan.patch
+    stages: list[NetworkStage] = []
+    shape = plan.patch
     for features, stride, kernel, blocks, more in parts:
         shape = tuple(n // s for n, s in zip(shape, stride, strict=True))
         stages.append(
@@ -49,11 +50,15 @@ def network_stages(plan: Plan) -> list[NetworkStage]:
                 shape=by(shape),
                 stride="" if prod(stride) == 1 else by(stride),
                 kernel=by(kernel),
-                encoder=counted(blocks, kind.encoder.name),
+                encoder=_blocks(kind.encoder_block(len(stages), len(of.features)), blocks),
                 decoder=counted(more, kind.decoder.name) if more else "",
             )
         )
     return stages
+
+
+def _blocks(block: Block, count: int) -> str:
+    return counted(count, block.name) + (f", then {len(block.dilations)} dilated" if block.dilations else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +175,12 @@ def describe_network(plan: Plan) -> str:
     size = f"{weights / 1e6:.3g} million" if weights >= 1e6 else f"{weights:,}"
     kernels = list(dict.fromkeys(format_axes(kernel) for kernel in plan.network.kernels))
     every = f"all kernels {kernels[0]}" if len(kernels) == 1 else f"kernels {' and '.join(kernels)}"
+    seen = receptive_field(plan.network)
+    reach = f"up to {format_axes(seen)} voxels" if seen else "all voxels of the patch"
+    gates = " Attention gates weight the details voxel by voxel." if plan.network.attention_gates else ""
     deep = " Coarser stages of the decoder have a loss too (deep supervision)." if plan.training.deep_supervision else ""
     return (
         f"The encoder on the left lowers the resolution of a patch and computes more features; the decoder on the right "
-        f"restores the resolution, with details from the skip connections. About {size} weights, {every}.{deep}"
+        f"restores the resolution, with details from the skip connections. About {size} weights, {every}. "
+        f"A voxel of the result depends on {reach}, apart from norms.{gates}{deep}"
     )
