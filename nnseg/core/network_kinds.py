@@ -101,6 +101,7 @@ KINDS: dict[str, KindOfNetwork] = {
     "separable": KindOfNetwork(encoder=SEPARABLE, decoder=SEPARABLE, stem=True),
     "atrous": KindOfNetwork(encoder=CONVOLUTION, coarse=ATROUS, coarse_stages=1),
     "transformer": KindOfNetwork(encoder=CONVOLUTION, coarse=TRANSFORMER, coarse_stages=2),
+    "2.5d": KindOfNetwork(encoder=CONVOLUTION, slices=3, dimensions=(2,)),
 }
 """The kinds that come with nnseg."""
 

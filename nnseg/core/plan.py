@@ -49,7 +49,7 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
-NetworkKind = Literal["plain", "residual", "separable", "atrous", "transformer", "resnet", "bottleneck_resnet", "cifar_resnet"]
+NetworkKind = Literal["plain", "residual", "separable", "atrous", "transformer", "2.5d", "resnet", "bottleneck_resnet", "cifar_resnet"]
 OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
@@ -152,7 +152,8 @@ class Network(Section):
 
     Args:
         kind: "plain" convolutions; "residual" blocks in the encoder; "separable" ones in encoder and decoder; "atrous" with dilated
-            convolutions in the coarsest stage; or "transformer" blocks in the two coarsest stages of the encoder.
+            convolutions in the coarsest stage; "transformer" blocks in the two coarsest stages of the encoder; or "2.5d", plain and
+            in 2D, with the slices above and below as further input. See docs/concepts/networks.md.
             Or a ResNet as encoder of a 2D network: "resnet", "bottleneck_resnet" or "cifar_resnet".
         features: channels of each stage.
         strides: of each stage's first convolution, per axis; ones at the first stage.
@@ -472,6 +473,8 @@ class Plan(Section):
             yield "training.foreground_share and training.empty_share must not be above 1 together"
         if training.class_weights and not sum(training.class_weights):
             yield "training.class_weights must not all be zero"
+        if training.augmentation.synthesis_probability and self.network.slices > 1:
+            yield "training.augmentation.synthesis_probability must be 0 for a network that sees neighbouring slices"
         if training.distillation and self.previous:
             yield f"training.distillation = {training.distillation} must be 0 in a cascade"
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nnseg.core.errors import ModelError
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.labels import Labels
@@ -106,7 +107,13 @@ class Attributor:
 
     @classmethod
     def of(cls, labels: Labels, groups: Sequence[NetworkGroup], method: ExplanationMethod, *, copies: int = COPIES) -> Attributor:
-        """The attributor of networks that a predictor has on its device."""
+        """The attributor of networks that a predictor has on its device.
+
+        Raises:
+            ModelError: a network sees several slices at once.
+        """
+        if any(group.window.slices > 1 for group in groups):
+            raise ModelError("a 2.5d network is not explained: it sees neighbouring slices as channels; choose another plan")
         unmirrored = tuple(replace(group, window=replace(group.window, mirror_axes=())) for group in groups)
         return cls(labels=labels, groups=unmirrored, method=method, copies=copies)
 

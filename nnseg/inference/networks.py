@@ -163,6 +163,7 @@ def window_of(
         previous_swaps=plan.training.augmentation.swapped_labels if plan.previous else (),
         batch=batch_for(plan.patch, max(plan.network.features[0], len(plan.labels.heads)), device),
         dtype=torch.float32 if classic else autocast_dtype(device, plan.training.precision),
+        slices=plan.network.slices,
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from nnseg.core.errors import ModelError, RunError
 from nnseg.inference.networks import MemberNetwork
 from nnseg.inference.tiles import SLAB_VALUES, Box, Flips, Tiling, Window, importance
+from nnseg.network.inputs import read_slices
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,18 @@ class _WindowPass:
         """Logits (K, z, y, x) of one network; on an out-of-memory error it tries again with less memory."""
         while True:
             try:
-                tiles = torch.stack([self.window.mirrored(self.image[(slice(None), *box)], flips) for box, flips in copies])
+                tiles = torch.stack([self.window.mirrored(self._tile(box), flips) for box, flips in copies])
                 logits = [one for part in tiles.split(self.window.batch) for one in self.networks[network](part, self.window)]
                 return [self.window.mirrored_back(one, flips) for one, (_, flips) in zip(logits, copies, strict=True)]
             except torch.OutOfMemoryError:
                 pass  # the memory of the failed attempt is released only after this clause
             tiles = logits = None  # type: ignore[assignment]
             self._reduce_memory()
+
+    def _tile(self, box: Box) -> Tensor:
+        if self.window.slices == 1:  # a view
+            return self.image[(slice(None), *box)]
+        return read_slices(self.image, box, self.window.slices)
 
     def _add(self, box: Box, first: int, slot: int, logits: Tensor, count: int) -> None:
         """Add the sum of ``count`` logits of a tile. The weights of all slots are the same, and are counted in the first."""
@@ -144,7 +150,7 @@ class _WindowPass:
 
     def _blank_values(self, box: Box) -> tuple[float, ...] | None:
         """The values of a blank tile's channels; None if the tile is not blank."""
-        low, high = torch.aminmax(self.image[(slice(None), *box)].flatten(1), dim=1)
+        low, high = torch.aminmax(self._tile(box).flatten(1), dim=1)
         return tuple(round(v, 4) for v in low.tolist()) if bool((high - low <= BLANK).all()) else None
 
     def _blank_logits(self, values: tuple[float, ...], box: Box) -> Tensor:

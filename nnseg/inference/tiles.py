@@ -38,6 +38,7 @@ class Window:
         previous_swaps: pairs of label indices that are exchanged in the image's last channel, the previous stage of a cascade.
         batch: tiles, or mirrored copies of them, in one forward pass; changes speed and memory only.
         dtype: of autocast; float32 for none.
+        slices: of the volume that a 2D network sees at once, as channels.
     """
 
     patch: Steps
@@ -51,6 +52,7 @@ class Window:
     previous_swaps: Pairs = ()
     batch: int = 1
     dtype: torch.dtype = torch.float32
+    slices: int = 1
 
     @property
     def tile(self) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nnseg.core.errors import PlanError
+from nnseg.core.network_kinds import KINDS
 from nnseg.core.plan import PLAN_NAMES, PlanName
 from nnseg.planning.inputs import PlanInputs
 from nnseg.planning.spacing import AXIS_NAMES
@@ -65,14 +66,16 @@ def choose_suitable(possible: Mapping[str, PlanInputs]) -> Choice:
     Single images, and volumes of fewer than `FEW_SLICES` slices, are planned in 2D, all others in 3D. If a 3D patch does not cover
     the largest structure and one on a coarser grid covers more of it, a plan on that grid is added; with a time budget it replaces
     the 3D plan, if a 3D patch covers less than half. Strongly anisotropic volumes of at most `THIN_SLICES` slices get 2D and 3D, if
-    there is no time budget.
+    there is no time budget. A kind of network that takes 2D patches only is planned in 2D.
     """
     flat, volume, has_time_budget = possible["2d"], possible.get("3d"), possible["2d"].budget.seconds is not None
     if volume is None:
         return (("2d", "the dataset consists of single images"),)
     slices, axis = flat.resolution.shape[0], AXIS_NAMES[flat.resolution.axes[0]]
-    if slices < FEW_SLICES:
-        return (("2d", f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d plans it anyway)"),)
+    too_few = f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d plans it anyway)"
+    kind = KINDS.get(flat.rules.network)
+    if slices < FEW_SLICES or (kind and 3 not in kind.dimensions):
+        return (("2d", too_few if slices < FEW_SLICES else f"a {flat.rules.network} network takes 2D patches"),)
     covered, coarse = volume.structure_coverage, possible.get("3d_lowres")
     if coarse is not None and covered < 1 and coarse.structure_coverage >= COVERAGE_GAIN * covered:
         share = f"{min(coarse.structure_coverage, 1):.0%}"

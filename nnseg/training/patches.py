@@ -13,6 +13,7 @@ from nnseg.core.errors import DatasetError, PlanError
 from nnseg.core.geometry import in_space
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan, Steps
+from nnseg.network.inputs import SlicedCase
 from nnseg.storage.case_levels import LEVELS
 from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import cascade_input
@@ -79,8 +80,9 @@ class Patches:
         self._empty_chance = _empty_chance(len(self._empty), len(cases), plan)
         self._known = _known_labels(cases, len(plan.labels.values))
         self._transforms = Transforms(plan.training.augmentation.extra)
-        self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
-        self._channels = (len(plan.channels), int(bool(plan.previous)), _level_channels(cases, plan))
+        masked = [n.masked for n in plan.preprocessing.normalization for _ in range(plan.network.slices)]
+        self._masked = [i for i, known in enumerate(masked) if known]
+        self._channels = (len(plan.channels) * plan.network.slices, int(bool(plan.previous)), _level_channels(cases, plan))
 
     def batch(self, step: int, size: Steps | None = None) -> Batch:
         """This rank's patches of a step; patch ``n`` depends on nothing but (seed, fold, step, n) and the size.
@@ -117,7 +119,9 @@ class Patches:
         return _PatchParameters(
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
-            strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *size)),
+            strengths=_of_slices(
+                draw_strengths(rng, training.augmentation, (len(self._plan.channels), *size)), self._plan.network.slices
+            ),
             synthesis=draw_synthesis(
                 rng, training.augmentation, channels=len(self._plan.channels), labels=len(self._plan.labels.values)
             ),
@@ -139,12 +143,14 @@ class Patches:
         labels = torch.zeros((len(draws), *patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is None:
-                cut(draw.case, draw.pose, image[number], labels[number])
+                cut(SlicedCase(draw.case, self._plan), draw.pose, image[number], labels[number])
         image, labels = image.to(self._augment_on, non_blocking=True), labels.to(self._augment_on, non_blocking=True)
         previous = bool(self._plan.previous)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is not None:
-                image[number], labels[number] = warp(draw.case, draw.pose, patch, self._augment_on, previous=previous)
+                image[number], labels[number] = warp(
+                    SlicedCase(draw.case, self._plan), draw.pose, patch, self._augment_on, previous=previous
+                )
         swap_labels(labels, poses, self._plan)
         if previous:
             swap_labels(image[:, -1], poses, self._plan)
@@ -177,6 +183,14 @@ class _PatchParameters:
     synthesis: Synthesis | None
     seed: int
     rng: np.random.Generator
+
+
+def _of_slices(strengths: Strengths, slices: int) -> Strengths:
+    """The strengths of a channel for each of its slices, of which the noise is the same too."""
+    return {
+        name: {channel * slices + n: strength for channel, strength in of.items() for n in range(slices)}
+        for name, of in strengths.items()
+    }
 
 
 CaseWithLabels = tuple[LabelledCase, tuple[Integers, ...]]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nnseg.core.geometry import in_space
-from nnseg.network.inputs import network_input
+from nnseg.core.plan import Plan
+from nnseg.network.inputs import SlicedCase, network_input
 from nnseg.storage.cases import StoredCase
 from nnseg.training.context import TrainingContext
 
@@ -23,7 +24,7 @@ class Validation:
     def __init__(self, cases: Sequence[StoredCase], context: TrainingContext) -> None:
         self._context = context
         chosen = [cases[i] for i in np.linspace(0, len(cases) - 1, min(MOST_PATCHES, len(cases))).round().astype(int)]
-        pairs = [_middle_patch(case, context.plan.patch) for case in chosen]
+        pairs = [_middle_patch(case, context.plan) for case in chosen]
         self._images = [torch.from_numpy(image) for image, _ in pairs]
         self._labels = [torch.from_numpy(labels) for _, labels in pairs]
         self._names, self._places = context.plan.labels.whole, torch.tensor(context.plan.labels.whole_indices)
@@ -76,10 +77,10 @@ def _whole_heads(known: tuple[int, ...] | None, members: Tensor) -> Tensor:
     return ~members[:, others].any(1)
 
 
-def _middle_patch(case: StoredCase, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _middle_patch(case: StoredCase, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Image and labels of the patch around the median labelled voxel, padded with zeros and background outside the case."""
     shape = tuple(case.labels.shape)
-    size = in_space(patch)
+    size = in_space(plan.patch)
     places = [where for index, where in case.locations.items() if index > 0 and len(where)]
     centre = np.median(np.concatenate(places), axis=0).round().astype(int) if places else np.array(shape) // 2
     start = [
@@ -88,6 +89,6 @@ def _middle_patch(case: StoredCase, patch: tuple[int, ...]) -> tuple[np.ndarray,
     ]
     inside = tuple(slice(max(0, a), min(n, a + p)) for a, p, n in zip(start, size, shape, strict=True))
     pad = [(max(0, -a), max(0, a + p - n)) for a, p, n in zip(start, size, shape, strict=True)]
-    image = np.pad(np.asarray(case.image[(slice(None), *inside)], np.float32), [(0, 0), *pad])
+    image = np.pad(np.asarray(SlicedCase(case, plan).image[(slice(None), *inside)], np.float32), [(0, 0), *pad])
     labels = np.pad(np.asarray(case.labels[inside]), pad)
-    return (image[:, 0], labels[0]) if len(patch) == 2 else (image, labels)
+    return (image[:, 0], labels[0]) if plan.dimensions == 2 else (image, labels)

@@ -41,6 +41,14 @@ def test_all_gives_what_nnunet_would_make(make_fingerprint: MakeFingerprint):
     assert [p.name for p in plans_of(make_fingerprint((1, 500, 350)), LONG_GPU, ("all",), "nnunet")] == ["2d"]
 
 
+@pytest.mark.parametrize("recipe", ["separable", "atrous", "transformer", "attention", "2.5d"])
+def test_a_recipe_chooses_the_kind_of_network_and_its_kind_of_patches(make_fingerprint: MakeFingerprint, recipe: str):
+    [plan] = plans_of(make_fingerprint((36, 50, 35)), SHORT, recipe=recipe)
+    gates = recipe == "attention"
+    assert (plan.network.kind, plan.network.attention_gates) == ("plain" if gates else recipe, gates)
+    assert plan.name == ("2d" if recipe == "2.5d" else "3d")
+
+
 def test_a_cascade_adds_its_first_stage(make_fingerprint: MakeFingerprint):
     alone, both, others = (
         plans_of(make_fingerprint(*LIVER, count=131), LONG_GPU, kinds, "nnunet")

@@ -18,12 +18,24 @@ LABELS_AT_ONCE = 8
 """Labels resampled at a time: bounds the memory of patches with many."""
 
 
-class LabelledCase(Protocol):
-    """A case to cut patches from: arrays, or anything that gives an array when sliced.
+class CaseVoxels(Protocol):
+    """What patches are cut from: arrays, or anything that gives an array when sliced.
 
     Attributes:
         image: float32 (C, Z, Y, X).
         labels: (Z, Y, X), label indices, -1 where ignored.
+    """
+
+    @property
+    def image(self) -> Any: ...  # noqa: D102
+    @property
+    def labels(self) -> Any: ...  # noqa: D102
+
+
+class LabelledCase(CaseVoxels, Protocol):
+    """A case to draw patches from.
+
+    Attributes:
         locations: (N, 3) voxels by label index above 0.
         annotated: (N, 3) voxels that are not ignored; None if none is ignored.
         known: indices of the labels that were annotated in it; None for all.
@@ -32,10 +44,6 @@ class LabelledCase(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
-    def image(self) -> Any: ...  # noqa: D102
-    @property
-    def labels(self) -> Any: ...  # noqa: D102
-    @property
     def locations(self) -> Mapping[int, Integers]: ...  # noqa: D102
     @property
     def annotated(self) -> Integers | None: ...  # noqa: D102
@@ -43,7 +51,7 @@ class LabelledCase(Protocol):
     def known(self) -> tuple[int, ...] | None: ...  # noqa: D102
 
 
-def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
+def cut(case: CaseVoxels, pose: Pose, image: Tensor, labels: Tensor) -> None:
     """Copy the voxels of a pose without ``matrix`` into a patch of zeros.
 
     Args:
@@ -60,7 +68,7 @@ def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
 
 
 def warp(
-    case: LabelledCase, pose: Pose, patch: tuple[int, ...], device: torch.device, *, previous: bool = False
+    case: CaseVoxels, pose: Pose, patch: tuple[int, ...], device: torch.device, *, previous: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The image (C, Z, Y, X) and int64 labels (Z, Y, X) of a pose with ``matrix``: zeros and background outside the case.
 
