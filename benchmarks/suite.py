@@ -82,7 +82,7 @@ def main() -> int:
     for name, minutes in wanted if options.data else ():
         own = options.name or Path(options.recipe).stem
         if (own, name, minutes) not in read_cells(options.work):
-            _run_cell(options.work, options.data, own, name, minutes, options.recipe)
+            run_cell(options.work, options.data, own, name, minutes, options.recipe, SETS[name])
     cells = read_cells(options.work)
     print("\n".join(table(list(cells.values()))))
     draw(list(cells.values()), options.work / "suite.svg")
@@ -96,9 +96,9 @@ def read_cells(work: Path) -> dict[tuple[str, str, float], dict[str, Any]]:
     return {(line["name"], line["set"], line["minutes"]): line for line in lines if line["others"] <= DISTURBED}
 
 
-def _run_cell(work: Path, data: Path, name: str, of: str, minutes: float, recipe: str) -> None:
+def run_cell(work: Path, data: Path, name: str, of: str, minutes: float, recipe: str, one: DataSet) -> None:
     """Run one cell and add its line."""
-    one, run = SETS[of], work / f"{name}-{of}-{minutes:g}"
+    run = work / f"{name}-{of}-{minutes:g}"
     if (run / "scores.json").exists() or (run / "cases").exists():
         shutil.rmtree(run)  # disturbed, or interrupted
     work.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,9 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
-NetworkKind = Literal["plain", "residual", "separable", "atrous", "transformer", "2.5d", "resnet", "bottleneck_resnet", "cifar_resnet"]
+NetworkKind = Literal[
+    "plain", "residual", "separable", "atrous", "transformer", "2.5d", "resnet", "bottleneck_resnet", "cifar_resnet"
+]
 OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""

@@ -84,9 +84,7 @@ def resnet(plan: Plan) -> UNet:
     return UNet(ResNetEncoder(plan), decoder, divisor=plan.network.divisor)
 
 
-RESNETS = ("resnet", "bottleneck_resnet", "cifar_resnet")
-"""Kinds of networks whose encoder is a ResNet."""
+UNETS = dict.fromkeys(KINDS, unet)
+RESNETS = dict.fromkeys(("resnet", "bottleneck_resnet", "cifar_resnet"), resnet)
 
-NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(
-    NetworkKind, {**dict.fromkeys(KINDS, unet), **dict.fromkeys(RESNETS, resnet)}
-)
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {**UNETS, **RESNETS})
