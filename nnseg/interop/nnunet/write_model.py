@@ -92,7 +92,7 @@ def _check(plan: Plan, others: Sequence[str]) -> None:
         raise ModelError(f"two plans of the model are called {plan.name}; nnU-Net needs one for each configuration")
     if plan.network.kind not in CLASSES or plan.network.attention_gates:
         gates = " with attention gates" * plan.network.attention_gates
-        raise ModelError(f"nnU-Net has no network of the kind {plan.network.kind}{gates}; export it without --format nnunet")
+        raise ModelError(f"nnU-Net has no network of the kind {plan.network.kind}{gates}; export it without --nnunet")
     if any(scheme.scheme not in SCHEMES for scheme in plan.preprocessing.normalization):
         raise ModelError(f"nnU-Net has no equal of one of {', '.join(n.scheme for n in plan.preprocessing.normalization)}")
 
