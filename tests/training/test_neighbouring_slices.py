@@ -94,6 +94,13 @@ def test_a_25d_network_is_for_2d_plans_and_is_not_explained():
         Attributor.of(plan.labels, groups, "occlusion")
 
 
+def test_labels_of_one_slice_are_not_what_intensities_of_three_are_drawn_from():
+    content = plan_25d().model_dump(mode="json")
+    content["training"]["augmentation"]["synthesis_probability"] = 0.5
+    with pytest.raises(PlanError, match="synthesis_probability must be 0 for a network that sees neighbouring slices"):
+        parse(Plan, content, "plan")
+
+
 def test_attention_over_too_many_voxels_is_refused():
     content = plan_of((128, 128, 128)).model_dump(mode="json")
     content["network"] |= {
