@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -45,7 +46,7 @@ LOST = 255
 """The exit code of a process that was lost with its machine."""
 
 BATCH_SECONDS, MOST_IN_BATCH = 1.0, 1000
-"""Work that is sent to a process at a time: to send it takes about 2 ms."""
+"""Work that is sent to a process at a time: to send it takes about a millisecond (benchmarks/RESULTS.md)."""
 
 AHEAD = 2
 """Batches that a process has at a time: the one that it works on, and the next."""
@@ -112,7 +113,10 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     import ray  # noqa: PLC0415 (optional)
 
     own = {"num_cpus": default_workers(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == LOCAL else {}))
     except (OSError, ValueError, RuntimeError) as error:
         raise NnsegError(
@@ -242,7 +246,7 @@ class _RemoteProcess:
                 self._ended = 1 if getattr(error, "actor_init_failed", False) else LOST
             raise BrokenPipeError(_why(error)) from error
 
-    def _read(self, stream: str) -> Iterator[bytes]:
+    def _read(self, stream: str) -> Generator[bytes, None, None]:
         line: bytes | None
         while True:
             was_running = self._ended is None
