@@ -63,6 +63,7 @@ class WorkerPool:
         cluster: Cluster | None = None,
     ) -> None:
         self.order, self.cluster, self._stop, self._start = order, cluster, StopRequest(), start or start_process
+        self._threads: int | None = None
         if cluster:
             share = cluster.share(gpus=order.device != "cpu")
             devices, memory = (order.device,) * share.count, _memory_on_cluster(memory_gb, share)
@@ -71,7 +72,8 @@ class WorkerPool:
             devices = tuple(devices) or (order.device,)
             memory_gb = FREE_RAM_SHARE * free_ram_gb() if memory_gb is None else memory_gb
             memory = {"memory_gb": memory_gb / len(devices), "exclusive_gb": memory_gb}
-            self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
+            if len(devices) > 1:
+                self._threads = max(1, default_workers() // len(devices))
         self._inbox: SimpleQueue[tuple[WorkerProcess | None, Message | None]] = SimpleQueue()
         self._load_failures = 0
         self._retries: dict[str, tuple[PredictionTask, str]] = {}

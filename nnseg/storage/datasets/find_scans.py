@@ -115,8 +115,8 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading, *, 
         images = tuple(p for one in ones.values() for p in one.item.images)
         cases.append(Case(name=name, images=images, missing=_missing(ones, channels)))
     rest = (one for one in list_unused(tree) if one.path not in tree.locked)
-    found = _sorted(cases)
-    return FoundScans(cases=found, inferred=(*scans.inferred, *_like_channels(found, channels)), unused=(*scans.unused, *rest))
+    ordered = _sorted(cases)
+    return FoundScans(cases=ordered, inferred=(*scans.inferred, *_like_channels(ordered, channels)), unused=(*scans.unused, *rest))
 
 
 def _sorted(cases: Iterable[Case]) -> tuple[Case, ...]:
