@@ -77,6 +77,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's features, (B, C, *space)."""
+        if 1 < self.conv.groups == len(self.conv.weight) and _use_cpu_kernels(x):
+            return cast(Tensor, self.norm(_Depthwise.apply(x, self.conv.weight, self.conv.bias, self.conv)))
         return cast(Tensor, self.norm(self.conv(x)))
 
 
@@ -308,6 +310,35 @@ class _NormActivation(torch.autograd.Function):
             of_weight += for_weight
             of_bias += for_bias
         return of_x, of_weight, of_bias, None
+
+
+class _Depthwise(torch.autograd.Function):
+    """A convolution of each channel by itself, with faster gradients on CPUs.
+
+    oneDNN (3.12) computes the weights' gradient in bfloat16 six times as slowly as in float32, and the image's more slowly than the
+    convolution that it is where nothing is strided: of the gradient, with the kernel reversed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of: nn.Conv2d | nn.Conv3d) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.of = of
+        return cast(Tensor, of._conv_forward(x, weight, bias))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (x, weight), of = ctx.saved_tensors, ctx.of
+        gradient = gradient.contiguous(memory_format=_channels_last(gradient))
+        kind = weight.dtype
+        settings = (list(of.bias.shape), of.stride, of.padding, of.dilation, False, [0] * len(of.stride), of.groups)
+        strided = max(of.stride) > 1
+        wanted = [strided, True, True]
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(gradient.to(kind), x.to(kind), weight, *settings, wanted)
+        if not strided:
+            reversed_kernel = weight.flip(tuple(range(2, weight.dim()))).to(gradient.dtype)
+            of_x = of._conv_forward(gradient, reversed_kernel, None)
+        return of_x.to(x.dtype), of_weight, of_bias, None
 
 
 class _Concatenation(torch.autograd.Function):

@@ -8,6 +8,7 @@ from torch import nn
 
 from nnseg.core.network_kinds import KINDS, count_values, count_weights, receptive_field
 from nnseg.core.plan import Network
+from nnseg.network import blocks
 from nnseg.network.blocks import PooledProjection, UpConvolution
 from nnseg.network.build import build_unet
 
@@ -33,7 +34,8 @@ KINDS_AND_AXES = [(kind, dimensions) for kind, of in KINDS.items() for dimension
 @pytest.mark.parametrize(("kind", "dimensions"), KINDS_AND_AXES)
 @pytest.mark.parametrize("features", [(8, 8, 8), (4, 8, 12)])
 @pytest.mark.parametrize("gates", [False, True])
-def test_values_are_those_that_a_network_computes(kind, dimensions, features, gates):
+def test_values_are_those_that_a_network_computes(kind, dimensions, features, gates, monkeypatch):
+    monkeypatch.setattr(blocks, "_use_cpu_kernels", lambda x: False)  # every layer is a module then
     plan, patch = network_of(kind, dimensions, features=features, attention_gates=gates), (8,) * dimensions
     network, seen = build_unet(plan, channels=1, heads=3), []
     for module in network.modules():
