@@ -5,6 +5,7 @@ import torch
 
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels, Region
+from nnseg.core.network_kinds import KINDS
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
@@ -72,7 +73,9 @@ def adapted(plan: Plan, model: Model, **kwargs):
     return network, transfer_weights(network, plan, model, **kwargs)
 
 
-@pytest.mark.parametrize("plan", [plan_of(), plan_of(kind="residual"), plan_of(dimensions=2), plan_of((4,))])
+@pytest.mark.parametrize(
+    "plan", [*(plan_of(kind=k, dimensions=of.dimensions[-1]) for k, of in KINDS.items()), plan_of(dimensions=2), plan_of((4,))]
+)
 def test_an_equal_network_gives_the_models_logits(plan):
     model = model_of(plan)
     network, reuse = adapted(plan, model)

@@ -121,6 +121,10 @@ def test_what_nnunet_cannot_have_is_refused_by_name(tmp_path):
     member = model_of(plan_of()).members[0]
     with pytest.raises(ModelError, match="cascade"):
         write_nnunet_model(Model(members=(replace(member, plan=cascade),)), tmp_path / "out")
+    for changes, words in (({"kind": "separable"}, "separable"), ({"attention_gates": True}, "plain with attention gates")):
+        plan = member.plan.model_copy(update={"network": member.plan.network.model_copy(update=changes)})
+        with pytest.raises(ModelError, match=f"no network of the kind {words}; export it without --nnunet"):
+            write_nnunet_model(Model(members=(replace(member, plan=plan),)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "there").mkdir()
     with pytest.raises(RunError, match="is there already"):
