@@ -30,6 +30,9 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write a folder for ONNX Runtime.", metavar="")] = False,
     openvino: Annotated[bool, typer.Option("--openvino", help="Write a folder for OpenVINO.", metavar="")] = False,
     torch: Annotated[bool, typer.Option("--torch", help="Write a folder for torch alone, without nnseg.", metavar="")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --openvino: compute in 8-bit integers, by training cases of the run.", metavar="")
+    ] = False,
     check: Annotated[
         Path | None,
         typer.Option(metavar="SCANS", help="Scans that a runtime is checked on. Default: 3 held-out scans of the run."),
@@ -46,7 +49,7 @@ def export(
     if chosen := [name for name, given in (("onnx", onnx), ("openvino", openvino), ("torch", torch)) if given]:
         if len(chosen) + nnunet > 1:
             raise NnsegError(f"--{chosen[0]} writes one folder; give the others in commands of their own")
-        _export_runtime(run, file, cast(ExportRuntime, chosen[0]), check, options)
+        _export_runtime(run, file, cast(ExportRuntime, chosen[0]), check, options, int8=int8)
         return
     check_path(run, "run")
     if nnunet:
@@ -76,15 +79,17 @@ def _export_nnunet(run: Path, folder: Path, options: Options) -> None:
         show(f"next: nnUNetv2_predict_from_modelfolder -i SCANS -o OUT -m {made} -f {folds}")
 
 
-def _export_runtime(model: Path, folder: Path, runtime: ExportRuntime, scans: Path | None, options: Options) -> None:
+def _export_runtime(model: Path, folder: Path, runtime: ExportRuntime, scans: Path | None, options: Options, *, int8: bool) -> None:
     path = find_model(model)
     if scans:
         check_path(scans, "scans")
     with loading():
         from nnseg.commands.export_runtime import export_runtime
 
-    found = export_runtime(path, folder, runtime, scans=scans, folds=options.folds)
+    found = export_runtime(path, folder, runtime, scans=scans, folds=options.folds, int8=int8)
     show(f"{folder}: at least {found.agreement:.3%} of the voxels of {len(found.scans)} scans have the labels of nnseg")
+    if found.dice_loss is not None:
+        show(f"mean Dice {found.dice_loss:.4f} lower than that of nnseg")
     show(f"next: python {folder / 'run.py'} SCAN LABELS")
 
 

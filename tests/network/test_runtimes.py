@@ -1,6 +1,7 @@
 """Networks computed by ONNX Runtime and OpenVINO give the logits of torch."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import nnseg
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.inference.networks import MemberNetwork, window_of
 from nnseg.network import runtimes
-from nnseg.network.runtimes import COMPILERS, CompiledNetwork, fastest_network, onnx_file
+from nnseg.network.runtimes import COMPILERS, CompiledNetwork, fastest_network, onnx_file, save_network
 from nnseg.system import extras
 
 CPU = torch.device("cpu")
@@ -59,3 +60,17 @@ def test_what_is_not_possible_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(extras, "has_extra", lambda name: False)
     with pytest.raises(NnsegError, match=r'other runtimes need an extra: pip install "nnseg\[runtimes\]"'):
         nnseg.load(model_of(), device="cpu", runtime="openvino")
+
+
+@pytest.mark.slow
+def test_calibrated_networks_compute_in_8_bits_nearly_the_same(tmp_path: Path):
+    openvino, _ = pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    network = MemberNetwork.of(model_of().members[0], CPU)
+    tiles = [torch.randn(1, *network.input_shape, generator=torch.Generator().manual_seed(seed)).numpy() for seed in range(8)]
+    save_network(network.network, "openvino", network.input_shape, tmp_path / "network.xml", tiles)
+    model = openvino.Core().read_model(tmp_path / "network.xml")
+    types = [constant.get_element_type().get_type_name() for constant in model.get_ops() if constant.get_type_name() == "Constant"]
+    assert "i8" in types
+    logits = openvino.Core().compile_model(model, "CPU")(tiles[0])[0]
+    exact = network.network(torch.from_numpy(tiles[0])).numpy()
+    assert 0 < np.abs(logits - exact).mean() < 0.1 * exact.std()

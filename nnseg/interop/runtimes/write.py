@@ -21,7 +21,7 @@ from nnseg.inference.networks import MemberNetwork, NetworkGroup
 from nnseg.inference.predict import Predictor
 from nnseg.inference.tiles import gaussian
 from nnseg.network.bundle import Member, Model
-from nnseg.network.runtimes import WRITERS, save_network
+from nnseg.network.runtimes import WRITERS, Tiles, save_network
 from nnseg.storage.files import write_aside, write_text
 
 CONSTANTS, RUNNER = "model.json", "run.py"
@@ -32,12 +32,15 @@ def in_float32(model: Model) -> Model:
     return replace(model, members=tuple(map(_in_float32, model.members)))
 
 
-def write_runtime_model(predictor: Predictor, folder: Path, runtime: ExportRuntime) -> None:
+def write_runtime_model(
+    predictor: Predictor, folder: Path, runtime: ExportRuntime, calibration: Sequence[Sequence[Tiles]] = ()
+) -> None:
     """Write a model's networks for another runtime, its constants, and the program that predicts with these.
 
     Args:
         predictor: of the model, on the CPU.
         folder: an empty one.
+        calibration: for each group of networks the tiles by which 8-bit integers are chosen; () for float32.
 
     Raises:
         ModelError: the model needs what the program does not do; says what.
@@ -45,9 +48,10 @@ def write_runtime_model(predictor: Predictor, folder: Path, runtime: ExportRunti
         WriteError: the folder cannot be written.
     """
     constants = describe_model(predictor, runtime)
-    for group, described in zip(predictor.groups, constants["groups"], strict=True):
+    tiles = calibration or [()] * len(predictor.groups)
+    for group, described, of_group in zip(predictor.groups, constants["groups"], tiles, strict=True):
         for network, name in zip(group.networks, described["networks"], strict=True):
-            _write_network(network, runtime, folder / name)
+            _write_network(network, runtime, folder / name, of_group)
     write_text(folder / CONSTANTS, json.dumps(constants, indent=1) + "\n")
     write_text(folder / RUNNER, Path(__file__).with_name(RUNNER).read_text(encoding="utf-8"))
 
@@ -89,10 +93,10 @@ def _check(model: Model) -> None:
         raise ModelError(f"the model needs {needed[0]}, which an exported model does not have; predict with nnseg predict")
 
 
-def _write_network(network: MemberNetwork, runtime: ExportRuntime, file: Path) -> None:
+def _write_network(network: MemberNetwork, runtime: ExportRuntime, file: Path, calibration: Sequence[Tiles]) -> None:
     """Write a network into a file, or into several whose names begin alike."""
     with tempfile.TemporaryDirectory() as scratch:
-        save_network(network.network, runtime, network.input_shape, Path(scratch) / file.name)
+        save_network(network.network, runtime, network.input_shape, Path(scratch) / file.name, calibration)
         for made in sorted(Path(scratch).iterdir()):
             with write_aside(file.with_name(made.name)) as aside:
                 shutil.copyfile(made, aside)
