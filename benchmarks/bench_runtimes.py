@@ -54,24 +54,24 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--made", default="")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--without", nargs="*", default=[], choices=CANDIDATES, help="candidates that take too long")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.one:
         print(json.dumps(measure(options)))
         return
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CANDIDATES}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in CANDIDATES if name not in options.without}
     for _ in range(options.rounds):
-        for name in CANDIDATES:
+        for name, of_name in rows.items():
             done = subprocess.run([sys.executable, *sys.argv, "--one", name], check=True, capture_output=True, text=True)
-            rows[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(name, json.dumps(rows[name][-1]), file=sys.stderr, flush=True)
+            of_name.append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, json.dumps(of_name[-1]), file=sys.stderr, flush=True)
     found: dict[str, dict[str, float]] = {name: {key: median(row[key] for row in of) for key in of[0]} for name, of in rows.items()}
-    for name in CANDIDATES:
-        found[name] |= compare(options.work, name)
-        found[name]["times as fast as torch bf16"] = median(
-            torch["seconds"] / own["seconds"] for torch, own in zip(rows["torch bf16"], rows[name], strict=True)
-        )
+    for name, of_name in found.items():
+        of_name.update(compare(options.work, name))
+        seconds = [(torch["seconds"], own["seconds"]) for torch, own in zip(rows["torch bf16"], rows[name], strict=True)]
+        of_name["times as fast as torch bf16"] = median(torch / own for torch, own in seconds)
     (options.work / "runtimes.json").write_text(json.dumps({"rows": rows, "medians": found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
