@@ -162,7 +162,7 @@ def test_scans_are_predicted_as_on_one_machine_though_processes_and_a_machine_di
     assert done.scans.keys() == set(names)
     assert done.scans["deadly"].attempts == 3
     assert "third attempt, alone" in done.scans["deadly"].reason
-    assert done.scans["fragile"].attempts == 2
+    assert done.scans["fragile"].attempts in (2, 3)  # in the first, its process may have been killed before by others
     seen = Counter(path.name.split("_", 2)[2] for path in tmp_path.glob("seen_*"))
     assert len(seen) == len(names)
     (tmp_path / "scans" / "deadly.nii.gz").unlink()
