@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 import nnseg
+from nnseg.commands.convert import ConvertedFolder
 from nnseg.commands.explain import ExplainedFolder
 from nnseg.core.dataset import Finding
 from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
@@ -40,6 +41,9 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
     return {
         "audit": nnseg.audit(audited, workers=1),
         "check": nnseg.check(ball_dataset, workers=1),
+        "convert": ConvertedFolder(
+            folder=place, forms=("masks",), labels=("ball",), converted={f"case_{i}": ("a.nii.gz",) * 9 for i in range(99)}
+        ),
         "explain": ExplainedFolder(folder=place, explanations=()),
         "validate": nnseg.validate(ball_dataset, place / "validated", ball_run, device="cpu"),
         "evaluate": (evaluated := nnseg.evaluate(ball_run)),
