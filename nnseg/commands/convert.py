@@ -31,6 +31,7 @@ from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import ScanRecord, read_record
 from nnseg.system.extras import check_extra
 from nnseg.system.parallel import map_items
+from nnseg.system.regular import resolved
 
 RECORD = "converted.json"
 """In the folder of the files, beside them."""
@@ -186,7 +187,7 @@ def _remove_earlier(folder: Path) -> None:
         earlier = read_json(folder / RECORD, ConvertedFolder)
         for name in (*earlier.shared, *(name for names in earlier.converted.values() for name in names)):
             path = folder / name
-            if ".." not in Path(name).parts and path.is_file():
+            if path.is_file() and resolved(path.parent).is_relative_to(resolved(folder)):  # the record may be a stranger's
                 path.unlink()
 
 

@@ -93,6 +93,17 @@ def test_a_mask_is_written_for_each_chosen_label(predictions, tmp_path):
     assert not list((tmp_path / "new" / "b").iterdir())  # files of the earlier conversion are gone
 
 
+def test_a_record_does_not_choose_files_elsewhere_that_are_removed(predictions, tmp_path):
+    new, victim = tmp_path / "new", tmp_path / "victim.txt"
+    made = nnseg.convert(predictions, new, to="masks")
+    victim.write_text("mine")
+    (new / "link").symlink_to(tmp_path)
+    names = (str(victim), "../victim.txt", "link/victim.txt")
+    write_json(new / "converted.json", made.model_copy(update={"shared": names}))
+    nnseg.convert(predictions, new, to="masks")
+    assert victim.read_text() == "mine"
+
+
 def test_aseg_has_freesurfers_numbers(predictions, tmp_path):
     nnseg.convert(predictions, tmp_path / "new", to="aseg")
     whole, made = voxels(predictions / "b.nii.gz"), voxels(tmp_path / "new" / "b_aseg.mgz")
