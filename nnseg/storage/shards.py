@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from nnseg.core.errors import RunError
@@ -13,6 +14,8 @@ from nnseg.storage.files import write_text
 
 MOST_LINES, MOST_SECONDS = 1000, 5.0
 """In a file, and between two of them: what a killed command has done and not written is done again."""
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class Shards:
@@ -24,7 +27,8 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._lines, self._due = folder, list[str](), time.monotonic() + MOST_SECONDS
-        self._files = sorted(folder.glob("[0-9]*.jsonl"), key=lambda path: int(path.stem)) if folder.is_dir() else []
+        numbered = [path for path in folder.glob("*.jsonl") if _NUMBER.fullmatch(path.stem)] if folder.is_dir() else []
+        self._files = sorted(numbered, key=lambda path: int(path.stem))
 
     def __bool__(self) -> bool:
         """True if there are any."""
@@ -61,6 +65,9 @@ class Shards:
 
     def remove(self) -> None:
         """Remove all files, whose lines are elsewhere by now."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
         if self._files:
-            shutil.rmtree(self._folder)
+            with suppress(OSError):  # it has files of others, or is a link
+                self._folder.rmdir()
         self._files, self._lines = [], []

@@ -8,6 +8,7 @@ import pytest
 from nnseg.storage import predictions as room
 from nnseg.storage.files import file_hash
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, own_files, read_predictions
+from nnseg.storage.shards import Shards
 
 DONE = ScanRecord(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
 
@@ -155,3 +156,12 @@ def test_a_file_that_cannot_be_read_is_predicted_again(tmp_path, monkeypatch):
     assert record.is_whole(tmp_path)
     monkeypatch.setattr(room, "file_hash", lambda path: path.joinpath("a disk that fails").read_bytes())
     assert not record.is_whole(tmp_path)
+
+
+def test_of_the_folder_of_records_only_own_files_are_read_and_removed(tmp_path):
+    for name in ("000001.jsonl", "1a.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("{}\n")
+    shards = Shards(tmp_path)
+    assert [*shards.read()] == [b"{}"]
+    shards.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1a.jsonl", "notes.txt"]
