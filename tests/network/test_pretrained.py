@@ -1,5 +1,7 @@
 """Weights that were trained elsewhere: ResNets compute what their authors' do, and what does not fit its description is refused."""
 
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,38 @@ def test_weights_that_do_not_fit_their_description_are_refused(tmp_path, changes
     written(tmp_path, about(), encoder_weights(about()))
     write_pretrained(tmp_path / "encoder.toml", about(**changes))
     with pytest.raises(ModelError, match=words):
+        load_pretrained(tmp_path / "encoder.toml", own_plan())
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "complex", "float8"])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, kind):
+    description = about(weights="weights.pth")
+    state = encoder_weights(description)
+    name, value = next(iter(state.items()))
+    others = {
+        "sparse": value.to_sparse,
+        "meta": lambda: value.to("meta"),
+        "complex": lambda: value.to(torch.complex64),
+        "float8": lambda: value.to(torch.float8_e4m3fn),
+    }
+    with pytest.raises(ModelError, match="no plain tensor"):
+        load_pretrained(written(tmp_path, description, state | {name: others[kind]()}), own_plan())
+
+
+def test_programs_of_weights_that_take_long_are_refused_before_they_are_read(tmp_path):
+    description = about(weights="weights.pth")
+    file = written(tmp_path, description, {}).with_name("weights.pth")
+    for words, method in (("is compressed", zipfile.ZIP_DEFLATED), ("has 5000000 bytes", zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("a/data.pkl", bytes(5_000_000))
+        with pytest.raises(ModelError, match=words):
+            load_pretrained(tmp_path / "encoder.toml", own_plan())
+    file.write_bytes(b"\x80\x02" + b"}" * 300_000 + b".")
+    with pytest.raises(ModelError, match="over 200000 steps"):
+        load_pretrained(tmp_path / "encoder.toml", own_plan())
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ModelError, match="is a pipe"):
         load_pretrained(tmp_path / "encoder.toml", own_plan())
 
 
