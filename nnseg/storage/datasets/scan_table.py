@@ -7,8 +7,10 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, counted
 from nnseg.core.errors import DatasetError
+from nnseg.core.limits import check_limit
 from nnseg.storage.tables import read_case_table
 from nnseg.system.extras import check_extra
+from nnseg.system.regular import open_regular
 
 PARQUET = ".parquet"
 
@@ -50,11 +52,26 @@ def _rows_of_text(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _rows_of_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     check_extra("cluster", "tables in Parquet")
-    from pyarrow import ArrowException, parquet  # noqa: PLC0415 (optional)
+    from pyarrow import ArrowException, compute, parquet  # noqa: PLC0415 (optional)
 
+    advice = "divide the table"
     try:
-        columns = parquet.read_table(path).to_pydict()
-    except (ArrowException, OSError) as error:
+        with open_regular(path) as file:
+            schema = parquet.read_schema(file)
+            if other := [field for field in schema if str(field.type).startswith(("list", "struct", "map"))]:
+                raise DatasetError.at(path, f"has the column {other[0].name} of {other[0].type}", "texts", "write texts")
+            texts = [field.name for field in schema if "string" in str(field.type)]
+            found = parquet.ParquetFile(file, read_dictionary=texts)  # a text that is repeated takes memory once
+            about = found.metadata
+            check_limit("text_entries", about.num_rows * about.num_columns, path, "has {:,} cells", DatasetError, advice)
+            size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+            check_limit("run_bytes", size, path, "unpacks to {:,} bytes", DatasetError, advice)
+            table = found.read()
+        parts = [chunk for name in texts for chunk in table[name].chunks]
+        lengths = (compute.sum(compute.binary_length(part.dictionary).take(part.indices)).as_py() or 0 for part in parts)
+        check_limit("run_bytes", sum(lengths), path, "has texts of {:,} bytes", DatasetError, advice)
+        columns = table.to_pydict()
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise DatasetError.at(path, f"cannot be read ({error})", "a table in Parquet", "check the file") from error
     if "case" not in columns:
         raise DatasetError.at(path, f"has the columns {', '.join(columns)}", 'one called "case"', "rename it")

@@ -61,3 +61,21 @@ def test_a_table_in_parquet_says_the_same(tmp_path):
     file.write_bytes(b"no table")
     with pytest.raises(DatasetError, match="expected a table in Parquet"):
         find_scans(file, channels=1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "limits", "said"),
+    [
+        ({"case": [["a"], ["b"]], "T1": ["1", "2"]}, "", "has the column case of list"),
+        ({"case": ["a", "b"], "T1": ["1", "2"]}, "text_entries=3", "has 4 cells"),
+        ({"case": ["a", "b"], "T1": ["x" * 5000] * 2}, "run_bytes=10000", "has texts of 10,002 bytes"),
+    ],
+)
+def test_a_parquet_file_that_would_take_much_memory_is_refused(tmp_path, monkeypatch, columns, limits, said):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra cluster is not installed")
+    import pyarrow
+
+    monkeypatch.setenv("NNSEG_LIMITS", limits)
+    parquet.write_table(pyarrow.table(columns), tmp_path / "scans.parquet")
+    with pytest.raises(DatasetError, match=said):
+        find_scans(tmp_path / "scans.parquet", channels=1)
