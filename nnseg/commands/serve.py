@@ -101,7 +101,14 @@ def serve(served: Served, order: PredictionOrder, told: Callable[[str], None]) -
             node = stack.enter_context(make_node(jobs))
             told(f"DICOM node {served.dicom_title} at {served.host}:{node.port}")
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            http="h11",
+            ws="none",  # bounds the length of headers, as other programs that may be installed do not
         )
         host, port = listening.getsockname()[:2]
         told(f"serving at http://[{host}]:{port}" if ":" in host else f"serving at http://{host}:{port}")

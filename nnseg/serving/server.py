@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
+import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +41,9 @@ from nnseg.storage.images.write import check_label_suffix
 STALLED_SECONDS = 60.0
 """Time without a byte after which an upload is given up."""
 
+LEAST_RATE = 1000
+"""Bytes per second of an upload, from that time on."""
+
 LONGEST_WAIT = 30.0
 """Seconds for which a request for a job may wait for its end."""
 
@@ -53,8 +59,14 @@ MOST_PATHS_BYTES = 100_000
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine. Without a token only they are answered, so that a web page under another name cannot ask a browser to."""
 
+_LOCAL_PAGE = re.compile(rb"https?://(?:%s)(?::\d+)?" % b"|".join(re.escape(name.encode()) for name in LOOPBACK))
+
 STATUS: dict[type[NnsegError], int] = {FullError: 503, TooLargeError: 413, NotAllowedError: 403, UnknownError: 404}
 """Of errors; that of others is 422."""
+
+_RETRY = {"Retry-After": str(RETRY_SECONDS)}
+
+log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -94,13 +106,13 @@ def make_app(jobs: Jobs, access: Access) -> Starlette:
         ("POST", "/invoke"): server.invoke,
     }
     if access.token:
-        guard = Middleware(_TokenGuard, token=access.token)
+        guards = [Middleware(_TokenGuard, token=access.token)]
     else:
-        guard = Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False)
+        guards = [Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False), Middleware(_OriginGuard)]
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for (method, path), endpoint in routes.items()],
-        middleware=[guard],
-        exception_handlers={NnsegError: _refuse, ClientDisconnect: _nobody},
+        middleware=guards,
+        exception_handlers={NnsegError: _refuse, ClientDisconnect: _nobody, OSError: _no_room},
     )
 
 
@@ -122,6 +134,20 @@ class _TokenGuard:
         if scope["type"] == "http" and scope["path"] != "/health" and not hmac.compare_digest(given, self._expected):
             answer = JSONResponse({"error": "send the header Authorization: Bearer TOKEN"}, 401, {"WWW-Authenticate": "Bearer"})
             await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class _OriginGuard:
+    """Answers 403 to web pages of other machines: a browser sends what they post, though it does not show them the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = dict(scope.get("headers", ())).get(b"origin")
+        if origin is not None and not _LOCAL_PAGE.fullmatch(origin):
+            await JSONResponse({"error": "pages of other machines are not answered"}, 403)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -174,8 +200,9 @@ class _Server:
     async def job(self, request: Request) -> Response:
         job = self._find(request)
         with suppress(ValueError):
-            seconds = min(float(request.query_params.get("seconds", "")), LONGEST_WAIT)
-            await asyncio.wait([asyncio.wrap_future(job.answer)], timeout=max(seconds, 0.0))
+            seconds = float(request.query_params.get("seconds", ""))
+            if seconds > 0:  # "nan" is not
+                await asyncio.wait([asyncio.wrap_future(job.answer)], timeout=min(seconds, LONGEST_WAIT))
         return JSONResponse(await _about(job))
 
     async def label_map(self, request: Request) -> Response:
@@ -208,7 +235,8 @@ class _Server:
     async def _images(self, request: Request, job: Job, suffix: str) -> Sequence[Path]:
         """The images that a request uploads or names."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            return [allowed_path(path, self._access.folders) for path in await _named_paths(request)]
+            named = await _named_paths(request)
+            return await run_in_threadpool(lambda: [allowed_path(path, self._access.folders) for path in named])
         upload = await receive(_parts(request), job.folder, suffix)
         return await run_in_threadpool(images_of, upload, job.model.ready.channel_names)
 
@@ -222,16 +250,19 @@ def _choice(request: Request, name: str, *known: str) -> str:
 
 async def _parts(request: Request) -> AsyncIterator[bytes]:
     """The parts of a body, until no more come; ScanError if they do not come in time."""
-    stream = request.stream()
+    stream, start, count = request.stream(), time.monotonic(), 0
     try:
         while True:
             async with asyncio.timeout(STALLED_SECONDS):
                 part = await anext(stream, None)
             if part is None:
                 return
+            count += len(part)
+            if time.monotonic() - start > STALLED_SECONDS + count / LEAST_RATE:
+                raise TimeoutError
             yield part
     except TimeoutError as error:
-        raise ScanError(f"no byte of the upload has come for {STALLED_SECONDS:.0f} s; send it again") from error
+        raise ScanError(f"the upload stands still, or has under {LEAST_RATE} bytes per second; send it again") from error
 
 
 async def _drain(request: Request) -> None:
@@ -303,7 +334,14 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """The answer for an error that a client, or who runs the server, can correct."""
     assert isinstance(error, NnsegError)
     status = STATUS.get(type(error), 422)
-    return JSONResponse({"error": error.coded}, status, {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None)
+    return JSONResponse({"error": error.coded}, status, _RETRY if status == 503 else None)
+
+
+async def _no_room(request: Request, error: Exception) -> Response:
+    """The answer where the server's disk fails."""
+    assert isinstance(error, OSError)
+    log.error("a request cannot be answered: %s", error)
+    return JSONResponse({"error": f"the server cannot store it ({error.strerror}); try again later"}, 503, _RETRY)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

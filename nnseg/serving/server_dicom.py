@@ -135,7 +135,7 @@ class DicomNode:
             if series not in self._series:
                 try:
                     self._series[series] = _Series(job=self._jobs.admit("", ".dcm"))
-                except FullError as error:
+                except (FullError, OSError) as error:
                     log.warning("an image of %s is refused: %s", event.assoc.requestor.ae_title, error)
                     return OUT_OF_RESOURCES
             one = self._series[series]
@@ -146,9 +146,13 @@ class DicomNode:
             if one.bytes + len(content) > limit("upload_bytes") or len(one.images) >= limit("data_files"):
                 log.warning("an image is refused: series %s has more bytes or images than allowed", series)
                 return OUT_OF_RESOURCES
-            one.images.add(image)
+            try:
+                (one.job.folder / f"{len(one.images):06d}.dcm").write_bytes(content)
+            except OSError as error:
+                log.error("an image of series %s is refused: %s; it cannot be stored", series, error.strerror)
+                return OUT_OF_RESOURCES
+            one.images.add(image)  # now: one that was not stored can be sent again
             one.bytes += len(content)
-            (one.job.folder / f"{len(one.images):06d}.dcm").write_bytes(content)
         return SUCCESS
 
     def _close(self, event: Any) -> None:

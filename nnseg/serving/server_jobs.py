@@ -225,6 +225,7 @@ class Jobs:
         Raises:
             UnknownError: there is no such model.
             FullError: too many jobs have no answer yet.
+            OSError: the folder cannot be made.
         """
         chosen = self.models.get(model or next(iter(self.models)))
         if chosen is None:
@@ -236,8 +237,8 @@ class Jobs:
                 raise FullError(f"{self._most} scans are waiting or being predicted already; try again later")
             name = secrets.token_hex(16)
             job = Job(id=name, model=chosen, folder=self._folder / name, suffix=suffix)
+            job.folder.mkdir(parents=True)
             self._jobs[name] = job
-        job.folder.mkdir(parents=True)
         return job
 
     def start(self, job: Job, images: Sequence[Path]) -> None:

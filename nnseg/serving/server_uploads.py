@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from nnseg.core.dataset import list_some
@@ -15,6 +17,8 @@ from nnseg.core.names import match_names
 from nnseg.storage.bounded import open_archive
 from nnseg.storage.datasets.find_scans import CHANNEL
 from nnseg.storage.images.formats import FORMATS, known_suffixes, stem_of, suffix_of
+from nnseg.storage.images.itk import data_files
+from nnseg.storage.images.nrrd import nrrd_files
 
 ZIP = ".zip"
 
@@ -62,34 +66,43 @@ def images_of(upload: Path, channels: Sequence[str]) -> tuple[Path, ...]:
         channels: names of the model's.
 
     Raises:
-        ScanError: it is no zip file, damaged, or its files are not those of one scan.
+        ScanError: it is no zip file, damaged, its files are not those of one scan, or it is a header without voxels.
         TooLargeError: it unpacks to more bytes than allowed.
     """
     if upload.suffix != ZIP:
-        return (upload,)
+        return (_with_voxels(upload),)
     folder = upload.parent / "unpacked"
     folder.mkdir()
     try:
         with open_archive(upload, limit("data_files")) as archive:
             entries = [entry for entry in archive.infolist() if not (entry.is_dir() or _name(entry).startswith("."))]
             _check_bytes(sum(entry.file_size for entry in entries))
+            if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+                raise NotImplementedError("it is not deflated")  # others take gigabytes for their dictionaries
             files = [folder / f"{number:06d}{_suffix(entry)}" for number, entry in enumerate(entries)]
             for entry, file in zip(entries, files, strict=True):
                 with archive.open(entry) as source, file.open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-    ) as error:  # damaged, unknown method, encrypted
+    except (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        # damaged, unknown method, encrypted, names that are no text
         raise ScanError(f"the upload cannot be unpacked: {error}; send a zip file without password") from error
     upload.unlink()
     images = [(_name(entry), file) for entry, file in zip(entries, files, strict=True) if suffix_of(file) in FORMATS]
     if not images:
         return (folder,)  # DICOM
-    return tuple(images[place][1] for place in _order([name for name, _ in images], channels))
+    return tuple(_with_voxels(images[place][1]) for place in _order([name for name, _ in images], channels))
+
+
+def _with_voxels(image: Path) -> Path:
+    """The image; ScanError for one whose header names the files of its voxels, since it could name any of the server's."""
+    form = suffix_of(image)
+    try:
+        named = data_files(image) if form in (".mha", ".mhd") else nrrd_files(image) if form in (".nrrd", ".nhdr") else ()
+    except OSError as error:
+        raise ScanError(f"{image.name} cannot be read ({error.strerror})") from error
+    if named:
+        raise ScanError(f"{image.name} names other files, in which its voxels lie; send one file with them, such as .nii.gz")
+    return image
 
 
 def allowed_path(text: str, folders: Sequence[Path]) -> Path:
@@ -101,11 +114,12 @@ def allowed_path(text: str, folders: Sequence[Path]) -> Path:
     Raises:
         NotAllowedError: it is not below one of them, or does not exist.
     """
-    path = Path(text).resolve() if "\0" not in text else Path()
-    inside = any(path.is_relative_to(folder.resolve()) for folder in folders)
-    if not inside or not path.exists():  # the same answer, so that nothing is told of other folders
-        raise NotAllowedError("a path that is named must exist below a folder that the server was given by --scans")
-    return path
+    with suppress(OSError, RuntimeError, ValueError):  # too long, a ring of links, no text
+        path = Path(text).resolve()
+        if any(path.is_relative_to(folder.resolve()) for folder in folders) and path.exists():
+            return path
+    # the same answer for all, so that nothing is told of other folders
+    raise NotAllowedError("a path that is named must exist below a folder that the server was given by --scans")
 
 
 def _check_bytes(count: int) -> None:

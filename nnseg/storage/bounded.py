@@ -73,7 +73,11 @@ def open_archive(path: Path, entries: int) -> Iterator[zipfile.ZipFile]:
     """A zip file, opened for reading; BadZipFile for one with more entries than that, which are counted before they are listed."""
     with open_regular(path) as file:
         check_archive(file, entries)
-        with zipfile.ZipFile(file) as archive:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (OSError, ValueError) as error:  # places before the beginning, names that are no text
+            raise zipfile.BadZipFile(f"its list of entries is damaged ({error})") from error
+        with archive:
             yield archive
 
 

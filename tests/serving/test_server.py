@@ -17,6 +17,7 @@ from serving_api import served, until
 from standin import write_scan
 
 from nnseg.core.errors import NnsegError, ScanError
+from nnseg.serving import server
 from nnseg.serving.server_uploads import TooLargeError, images_of
 
 httpx = pytest.importorskip("httpx", reason="the tests' client is not installed")
@@ -109,6 +110,48 @@ def test_too_many_bytes_and_unknown_formats_are_refused(scan: Path, tmp_path: Pa
         broken = client.post("/predict", content=b"no image")
         assert (broken.status_code, broken.json()["error"].startswith("upload.nii.gz: is not a NIfTI file")) == (422, True)
         assert [*jobs] == []
+
+
+def test_a_header_that_names_files_and_an_archive_that_is_not_deflated_are_refused(scan: Path, tmp_path: Path) -> None:
+    header = f"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {scan}\n"
+    for suffix in (".mhd", ".mha"):
+        (tmp_path / f"upload{suffix}").write_text(header)
+    for suffix in (".nhdr", ".nrrd"):
+        (tmp_path / f"upload{suffix}").write_text(f"NRRD0004\ntype: uchar\ndimension: 1\nsizes: 4\ndata file: {scan}\n\n")
+    for suffix in (".mhd", ".mha", ".nhdr", ".nrrd"):
+        with pytest.raises(ScanError, match="names other files"):
+            images_of(tmp_path / f"upload{suffix}", ["MRI"])
+    for number, method in enumerate((zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED)):
+        (tmp_path / str(number)).mkdir()
+        upload = tmp_path / str(number) / "upload.zip"
+        with zipfile.ZipFile(upload, "w", method) as archive:
+            archive.writestr("a.mhd", header)
+        with pytest.raises(ScanError, match="not deflated" if number < 2 else "names other files"):
+            images_of(upload, ["MRI"])
+
+
+def test_pages_of_other_machines_and_clients_that_send_too_slowly_are_refused(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STALLED_SECONDS", 0.3)
+    with served(tmp_path) as (url, jobs), asked(url) as client:
+        for origin, status in (("http://attacker.example", 403), ("null", 403), ("http://localhost:3000", 200)):
+            assert client.post("/predict", content=scan.read_bytes(), headers={"Origin": origin}).status_code == status
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+            until(lambda: [*jobs])
+            until(lambda: connection.sendall(b"x") or not [*jobs])
+            assert b" 422 " in connection.recv(100)
+
+
+def test_a_full_disk_costs_an_answer_and_no_place_in_the_queue(scan: Path, tmp_path: Path) -> None:
+    with served(tmp_path, most=1) as (url, jobs), asked(url) as client:
+        (tmp_path / "uploads").write_text("in the place of the folder")
+        for _ in range(2):
+            answer = client.post("/predict", content=scan.read_bytes())
+            assert (answer.status_code, "the server cannot store it" in answer.text, [*jobs]) == (503, True, [])
+        (tmp_path / "uploads").unlink()
+        assert client.post("/predict", content=scan.read_bytes()).status_code == 200
 
 
 def test_a_full_queue_is_told_and_cancelled_scans_make_room(scan: Path, tmp_path: Path) -> None:

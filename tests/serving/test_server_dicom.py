@@ -111,6 +111,11 @@ def test_more_series_than_allowed_and_other_objects_are_refused(tmp_path: Path, 
     with nodes(tmp_path, monkeypatch, most=2) as (port, kept, jobs):
         monkeypatch.setattr(server_dicom, "RELEASED_SECONDS", 60.0)
         assert send(port, *(images[0] for images in files)) == [SUCCESS, SUCCESS, OUT_OF_RESOURCES]
+        folder = next(iter(jobs)).folder
+        folder.rename(away := folder.with_name("away"))
+        assert send(port, files[0][1]) == [OUT_OF_RESOURCES]  # the disk fails
+        away.rename(folder)
+        assert (send(port, files[0][1]), len([*folder.iterdir()])) == ([SUCCESS], 2)
         nameless = dcmread(files[0][1])
         del nameless.SeriesInstanceUID
         assert send(port, nameless) == [0xC000]
