@@ -36,6 +36,12 @@ SEND_DELAY = 5.0
 LONGEST_TITLE = 16
 """Source: DICOM PS3.5, table 6.2-1, AE."""
 
+MOST_PDU_BYTES = 2**20
+"""Of one protocol data unit; this node asks for 16 kB, and only requests for associations are longer."""
+
+MOST_IMAGE_BYTES = 2**30
+"""That an association may send until an image is complete, which is in memory until then."""
+
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 """Source: DICOM PS3.4, table B.2-1, C-STORE."""
 
@@ -97,13 +103,14 @@ class DicomNode:
     def __init__(self, jobs: Jobs, *, host: str, port: int, title: str, destination: Destination) -> None:
         self._jobs, self._title, self._destination = jobs, title, destination
         self._series: dict[str, _Series] = {}
+        self._unstored: dict[Any, int] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
         node = AE(title)
         node.add_supported_context(VERIFICATION)
         for context in AllStoragePresentationContexts:
             if context.abstract_syntax and "Image Storage" in context.abstract_syntax.name:
                 node.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
-        handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_CONN_CLOSE, self._close)]
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._open), (evt.EVT_C_STORE, self._store), (evt.EVT_CONN_CLOSE, self._close)]
         try:
             self._server = node.start_server((host, port), block=False, evt_handlers=handlers)
         except OSError as error:
@@ -122,8 +129,23 @@ class DicomNode:
         self._server.shutdown()
         self._watcher.join()
 
+    def _open(self, event: Any) -> None:
+        """Let an association end that sends more than an image may have."""
+        association, connection = event.assoc, event.assoc.dul.socket
+        receive, self._unstored[association] = connection.recv, 0
+
+        def receive_some(count: int) -> Any:
+            self._unstored[association] = sent = self._unstored.get(association, 0) + count
+            if count > MOST_PDU_BYTES or sent > MOST_IMAGE_BYTES:
+                log.warning("a node is no longer listened to: it sends more bytes than an image may have")
+                raise OSError
+            return receive(count)
+
+        connection.recv = receive_some
+
     def _store(self, event: Any) -> int:
         """Store an image in the folder of its series' job; the status of the answer."""
+        self._unstored[event.assoc] = 0
         content = event.encoded_dataset()
         try:
             about = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
@@ -157,6 +179,7 @@ class DicomNode:
 
     def _close(self, event: Any) -> None:
         """Note that an association has ended."""
+        self._unstored.pop(event.assoc, None)
         with self._lock:
             for one in self._series.values():
                 one.open.discard(event.assoc)

@@ -1,5 +1,6 @@
 """The DICOM node: series that one real node sends come back as DICOM-SEG at another, over the loopback."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,3 +126,20 @@ def test_more_series_than_allowed_and_other_objects_are_refused(tmp_path: Path, 
         assert not association.is_established
         assert jobs.refused == 1
         assert kept == []
+
+
+@pytest.mark.slow
+def test_a_node_that_sends_without_end_is_not_listened_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "series", slices=3)
+    first = sorted((tmp_path / "series").iterdir())[0]
+    with nodes(tmp_path, monkeypatch) as (port, _, _jobs):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(b"\x01\0" + b"\xff" * 4)  # a unit of 4 GB
+            assert connection.recv(100) == b""
+        node = AE("SCANNER")
+        node.add_requested_context(MRImageStorage)
+        association = node.associate("127.0.0.1", port)
+        with monkeypatch.context() as changed:
+            changed.setattr(server_dicom, "MOST_IMAGE_BYTES", 100)
+            assert not association.send_c_store(dcmread(first))
+        assert send(port, first) == [SUCCESS]
