@@ -327,7 +327,7 @@ def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, t
     job.join(100)
     assert job.exitcode not in (0, None)
     said = (tmp_path / "said.err").read_text()
-    assert "SIGKILL" in said or "-9" in said
+    assert "first observed failure" in said  # of the killed process, or of the other one, which has lost its connection
     for rank in ranks:
         with suppress(ProcessLookupError):
             os.kill(int(rank), 0)

@@ -255,5 +255,5 @@ def test_the_command_writes_a_model_that_predict_reads(tmp_path, capsys):
 
     write_trained(tmp_path, plans_of(), folds=(0, 1))
     app(["import", str(tmp_path), str(tmp_path / "m.nnseg"), "--folds", "1", "--plans", "3d_fullres"], standalone_mode=False)
-    assert "1 member, " in capsys.readouterr().out
+    assert "1 network, " in capsys.readouterr().out
     assert load_model_file(tmp_path / "m.nnseg").members[0].fold == 1
