@@ -13,12 +13,12 @@ from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Shape
 from nnseg.core.image import LabelMap, Scan
-from nnseg.core.label_files import label_paths
+from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import labels_on_grid_of, read_header, read_label_map, read_scan, stored_grid
+from nnseg.storage.images.read import labels_on_grid_of, read_header, read_label_map, read_numbers, read_scan, stored_grid
 from nnseg.storage.images.resampling import NEAR
 from nnseg.system.parallel import map_items
 
@@ -48,14 +48,16 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
         labels: with the values that its label map may have.
 
     Raises:
-        ScanError: a file cannot be used; channels, shape or position do not agree; a channel is constant; a value is undeclared, or
-            that of a label which was not annotated.
+        ScanError: a file cannot be used, also one with numbers of objects; channels, shape or position do not agree; a channel is
+            constant; a value is undeclared, or that of a label which was not annotated.
     """
     if case.labels is None:
         raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset", "NS-D005")
     scan = read_case_scan(case, channels)
     label_map = read_label_map(case.labels, like=scan.source, sheared=True)
     read = place_labels(case, scan, label_map)
+    if isinstance(case.labels, LabelFiles) and case.labels.objects:
+        read_numbers(case.labels, like=scan.source)
     more = check_values(case, count_values(label_map.labels), labels)
     return replace(read, findings=(*more, *read.findings))
 

@@ -98,3 +98,5 @@ def test_numbers_on_another_grid_are_refused(tmp_path):
     save(tmp_path / "objects/0_cells.png", np.ones((12, 15), np.uint16))
     with pytest.raises(ScanError, match="numbers of objects on the same grid"):
         objects_of(dataset)
+    _, fingerprint = measure_folder(tmp_path)
+    assert [case.name for case in fingerprint.cases] == ["1_cells", "2_cells"]
