@@ -345,9 +345,10 @@ def test_a_command(toys) -> None:
 def test_an_execution_engine(toys, dataset: Path) -> None:
     toy = toys("an execution engine")
     body = (
-        "\n\ndef outcomes_of_children(function, items, workers):\n"
+        "\n\ndef toy_engine(function, items):\n"
         f"    {MARK}from concurrent.futures import ThreadPoolExecutor\n"
-        "    yield from ThreadPoolExecutor(workers).map(lambda item: outcome_of(function, item), items)\n"
+        "    yield from ThreadPoolExecutor(2).map(lambda item: outcome_of(function, item), items)\n"
+        "\n\n_engines.append(toy_engine)\n"
     )
     toy.insert("nnseg/system/parallel.py", body)
     assert "5 cases" in toy.nnseg("check", dataset, "--workers", "2")

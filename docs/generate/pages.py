@@ -47,6 +47,7 @@ COPIES = {
     "development/contributing": "CONTRIBUTING.md",
     "development/changelog": "CHANGELOG.md",
     "development/results": "benchmarks/RESULTS.md",
+    "development/scale": "benchmarks/SCALE.md",
     "development/security": "SECURITY.md",
 }
 """Pages whose text is that of a file outside docs/."""
