@@ -6,6 +6,7 @@ on Linux, which takes milliseconds, and end with their parent. They use a pipe e
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import multiprocessing
@@ -250,6 +251,7 @@ def _serve(connection: Connection, parent: int, function: Callable[[Any], Any], 
     for number in SIGNALS:  # Ctrl-C reaches all processes of a terminal; the parent ends this one
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     if START_METHOD == "fork":
+        faulthandler.disable()  # at a crash it would read what is left of the parent's threads, and crash in another way
         gc.freeze()
         _let_go_of_files({connection.fileno(), int(multiprocessing.parent_process().sentinel)})  # type: ignore[union-attr]
     use_one_thread()  # the processes fill the cores
