@@ -107,8 +107,8 @@ def serve(served: Served, order: PredictionOrder, told: Callable[[str], None]) -
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-            http="h11",
-            ws="none",  # bounds the length of headers, as other programs that may be installed do not
+            http="h11",  # bounds the length of headers, as other programs that may be installed do not
+            ws="none",
         )
         host, port = listening.getsockname()[:2]
         told(f"serving at http://[{host}]:{port}" if ":" in host else f"serving at http://{host}:{port}")

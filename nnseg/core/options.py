@@ -23,9 +23,9 @@ InitMode = Literal["whole", "low_rate", "frozen", "auto"]
 RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
 Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]
+"""What runs a container that ``nnseg package`` makes."""
 ExportRuntime = Literal["onnx", "openvino", "torch"]
 Runtime = Literal["torch", "onnx", "openvino", "auto"]
-"""What runs a container that ``nnseg package`` makes."""
 OnMissingChannel = Literal["error", "use"]
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
 """Kinds of degraded scans, by the names that their augmentations have in plans."""

@@ -93,12 +93,13 @@ def read_numbered_pair(pair: FilePair, labels: Labels) -> NumberedPair:
 
 
 def _read(source: LabelSource, like: Source | None = None) -> tuple[LabelMap, Integers | None]:
-    """A label map, and the numbers of its objects if its values are these."""
+    """A label map, and the numbers of its objects if its values are these, or a file beside it has them."""
     if not isinstance(source, LabelFiles) or not source.has_numbers:
         return read_label_map(source, like=like, sheared=True), None
-    numbered = read_numbers(source, like=like)
     if source.objects is not None:
-        return read_label_map(source, like=like, sheared=True), numbered.labels
+        label_map = read_label_map(source, like=like, sheared=True)
+        return label_map, read_numbers(source, like=like, beside=label_map).labels
+    numbered = read_numbers(source, like=like)
     return replace(numbered, labels=decode_instances(numbered.labels, source)), numbered.labels
 
 

@@ -57,7 +57,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     label_map = read_label_map(case.labels, like=scan.source, sheared=True)
     read = place_labels(case, scan, label_map)
     if isinstance(case.labels, LabelFiles) and case.labels.objects:
-        read_numbers(case.labels, like=scan.source)
+        read_numbers(case.labels, like=scan.source, beside=label_map)
     more = check_values(case, count_values(label_map.labels), labels)
     return replace(read, findings=(*more, *read.findings))
 

@@ -173,18 +173,20 @@ def read_objects(source: LabelSource, scan: Scan) -> Integers | None:
     return labels_on_grid_of(scan, read_numbers(source, like=scan.source)).labels
 
 
-def read_numbers(source: LabelFiles, *, like: Source | None = None) -> LabelMap:
+def read_numbers(source: LabelFiles, *, like: Source | None = None, beside: LabelMap | None = None) -> LabelMap:
     """The numbers of the objects in a label map: its values, those of a file beside it, or of several files with an object each.
 
     Args:
         source: with ``has_numbers``.
+        beside: the label map, if it was read already.
 
     Raises:
         ScanError: as `read_label_map`; a file beside it has another grid.
     """
     if source.objects is not None:
-        numbers, labels = (read_label_map(one, like=like, sheared=True) for one in (source.objects, source))
-        _check_beside(source.objects, numbers.labels, labels.labels, source, "numbers of objects")
+        numbers = read_label_map(source.objects, like=like, sheared=True)
+        labels = (beside or read_label_map(source, like=like, sheared=True)).labels
+        _check_beside(source.objects, numbers.labels, labels, source, "numbers of objects")
         return numbers
     if len(source.paths) > 1:
         marked, placed = read_marks(source, like=like, sheared=True)
