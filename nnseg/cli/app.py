@@ -17,8 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-EVALUATE = "Evaluate"
-"""Group of commands in the help, of which several modules have some."""
+EVALUATE, USE = "Evaluate", "Use a model"
+"""Groups of commands in the help, of which several modules have some."""
 
 
 def _print_version(wanted: bool) -> None:

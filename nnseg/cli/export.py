@@ -7,16 +7,14 @@ from typing import Annotated, cast
 
 import typer
 
-from nnseg.cli.app import app
+from nnseg.cli.app import USE, app
 from nnseg.cli.options import Force, Quiet, check_path, check_suffix, find_model, with_options
 from nnseg.cli.output import loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
 from nnseg.core.options import ExportRuntime, Options
 
-PANEL = "Use a model"
 
-
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 @with_options("folds")
 def export(
     run: Annotated[
@@ -93,7 +91,7 @@ def _export_runtime(model: Path, folder: Path, runtime: ExportRuntime, scans: Pa
     show(f"next: python {folder / 'run.py'} SCAN LABELS")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 def card(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder, exported file, or name (nnseg models list).")],
 ) -> None:
@@ -105,7 +103,7 @@ def card(
     show(read_card(path).removesuffix("\n"), block=True)
 
 
-@app.command("import", rich_help_panel=PANEL)
+@app.command("import", rich_help_panel=USE)
 @with_options("folds")
 def import_(
     folder: Annotated[

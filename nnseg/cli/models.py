@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nnseg.cli.app import app
+from nnseg.cli.app import USE, app
 from nnseg.cli.options import Quiet
 from nnseg.cli.output import log_to_terminal, show
 from nnseg.cli.usage import Commands
@@ -16,7 +16,7 @@ models = typer.Typer(cls=Commands, no_args_is_help=True)
 app.add_typer(
     models,
     name="models",
-    rich_help_panel="Use a model",
+    rich_help_panel=USE,
     help="List, pull, push and verify models of a hub: a folder, https://..., hf://OWNER/NAME or s3://BUCKET/PREFIX.",
 )
 

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from nnseg.cli.app import app
+from nnseg.cli.app import USE, app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import (
     AsJson,
@@ -41,12 +41,11 @@ from nnseg.core.options import (
     parse_thresholds,
 )
 
-PANEL = "Use a model"
 WAY = "Way of prediction"
 """Group of options in the help of ``nnseg predict``."""
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 @with_options("device", "folds", "images", "channels", "spacing", "devices", "cluster")
 def predict(
     scans: Scans,
@@ -172,7 +171,7 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 def rank(
     predictions: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that nnseg predict --uncertainty wrote.")],
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="Number of scans.")] = 10,
@@ -193,7 +192,7 @@ def rank(
         print_ranking(found)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 @with_options("workers")
 def convert(
     predictions: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that nnseg predict wrote.")],
@@ -228,7 +227,7 @@ def convert(
     exit_for_failed(made.findings, code=1 if made.converted else 2)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=USE)
 @with_options("device", "folds", "images", "channels", "spacing")
 def explain(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run folder, exported file, or name (nnseg models list).")],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nnseg.cli.app import app
+from nnseg.cli.app import USE, app
 from nnseg.cli.options import Fast, Memory, Quiet, Verbose, find_model, whole_number, with_options
 from nnseg.cli.output import loading, log_to_terminal, show
 from nnseg.core.errors import RunError
@@ -17,7 +17,7 @@ ACCESS, DICOM = "Clients", "DICOM"
 """Groups of options in the help."""
 
 
-@app.command(rich_help_panel="Use a model")
+@app.command(rich_help_panel=USE)
 @with_options("device", "folds", "devices")
 def serve(
     model: Annotated[

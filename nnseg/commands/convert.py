@@ -17,8 +17,8 @@ from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, nearest_name
 from nnseg.interop.conversion.bids import check_bids_names, write_bids, write_description
 from nnseg.interop.conversion.contours import write_contours
+from nnseg.interop.conversion.converted_scan import ConvertedScan, with_labels
 from nnseg.interop.conversion.freesurfer import aseg_numbers, colour_table, write_aseg
-from nnseg.interop.conversion.labelled_scan import LabelledScan, with_labels
 from nnseg.interop.conversion.masks import write_masks
 from nnseg.interop.conversion.measurement_report import write_measurement_report
 from nnseg.interop.conversion.surfaces import write_surfaces
@@ -223,12 +223,12 @@ def _convert_case(job: _Conversion, name: str) -> tuple[str, ...]:
         source = label_map.source  # the scan is somewhere else now; what needs it says so
     seg = next((job.predictions / other for other in record.more if other.endswith(".dcm")), None)
     shown = with_labels(label_map, job.labels) if job.some else label_map
-    labelled = LabelledScan(name=name, label_map=shown, source=source, labels=job.labels, record=record, seg=seg)
+    labelled = ConvertedScan(name=name, label_map=shown, source=source, labels=job.labels, record=record, seg=seg)
     files = (path for form in job.forms for path in _write(form, labelled, job.folder))
     return _relative(job.folder, [*dict.fromkeys(files)])  # meshes of two kinds share a table
 
 
-def _write(form: str, scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def _write(form: str, scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The files that are written for a case in one form."""
     if form in FORMS:
         return FORMS[form](scan, folder)
@@ -239,7 +239,7 @@ def _relative(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(file.relative_to(folder).as_posix() for file in files)
 
 
-FORMS: dict[str, Callable[[LabelledScan, Path], tuple[Path, ...]]] = {
+FORMS: dict[str, Callable[[ConvertedScan, Path], tuple[Path, ...]]] = {
     "masks": write_masks,
     "aseg": write_aseg,
     "bids": write_bids,

@@ -37,7 +37,7 @@ class FixedBatchNorm(nn.Module):
         return torch.addcmul(offset.view(-1, 1, 1).to(x.dtype), x, scale.view(-1, 1, 1).to(x.dtype))
 
 
-class Block(nn.Module):
+class ResNetBlock(nn.Module):
     """A residual block.
 
     Args:
@@ -101,14 +101,14 @@ class ResNetEncoder(nn.Module):
         stages = list(zip(network.features, network.blocks, strict=True))
         for number, (features, count) in enumerate(stages if cifar else stages[1:], 1):
             kind = {"bottleneck": network.kind == "bottleneck_resnet", "padded": cifar}
-            blocks = [Block((width, features), 2 if number > 1 else 1, **kind)]
-            blocks += [Block((features, features), 1, **kind) for _ in range(count - 1)]
+            blocks = [ResNetBlock((width, features), 2 if number > 1 else 1, **kind)]
+            blocks += [ResNetBlock((features, features), 1, **kind) for _ in range(count - 1)]
             self.layers.append(f"layer{number}")
             self.add_module(self.layers[-1], nn.Sequential(*blocks))
             width = features
         self.apply(initialize)
         for part in self.modules():
-            if isinstance(part, Block):  # without statistics of its own, a random network begins with its shortcuts alone
+            if isinstance(part, ResNetBlock):  # without statistics of its own, a random network begins with its shortcuts alone
                 nn.init.zeros_(part.steps[-1][1].weight)
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -23,8 +23,8 @@ from nnseg.core.errors import NnsegError, RunError, ScanError
 from nnseg.core.labels import Labels, Region
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.interop.conversion.bids import bids_name
+from nnseg.interop.conversion.converted_scan import file_names
 from nnseg.interop.conversion.freesurfer import aseg_numbers
-from nnseg.interop.conversion.labelled_scan import file_names
 from nnseg.storage.files import read_json, write_json
 from nnseg.storage.predictions import RECORD, Predictions
 

@@ -10,7 +10,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Agreement, Confidence
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.interop.conversion.measurement_report import write_measurement_report
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.predictions import ScanRecord
@@ -35,7 +35,7 @@ def scan(tmp_path):
         agreement=Agreement(labels={"kidney_left": 0.9}, foreground=0.9, voxels={"kidney_left": 72.0}),
     )
     record = ScanRecord(status="done", confidence=confidence)
-    return LabelledScan(
+    return ConvertedScan(
         name="a", label_map=LabelMap(labels=labels, grid=read.grid), source=read.source, labels=LABELS, record=record
     )
 
@@ -80,6 +80,6 @@ def test_pydicom_finds_the_same_with_the_interval_in_ml(scan, tmp_path):
 def test_labels_that_the_segmentation_lacks_are_named(scan, tmp_path):
     seg, _ = write_measurement_report(scan, tmp_path / "out")
     other = Labels(names=("background", "spleen"), values=(0, 1))
-    foreign = LabelledScan(name="a", label_map=scan.label_map, source=scan.source, labels=other, record=scan.record, seg=seg)
+    foreign = ConvertedScan(name="a", label_map=scan.label_map, source=scan.source, labels=other, record=scan.record, seg=seg)
     with pytest.raises(ScanError, match="its DICOM-SEG has no segments of spleen"):
         write_measurement_report(foreign, tmp_path / "more")

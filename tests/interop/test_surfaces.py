@@ -9,7 +9,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.interop.conversion.surfaces import make_surface, write_surfaces
 from nnseg.storage.predictions import ScanRecord
 
@@ -28,7 +28,7 @@ def ball(grid=GRID, centre=CENTRE):
 def labelled(grid=GRID):
     labels = Labels(names=("background", "left/ball", "absent"), values=(0, 3, 4))
     label_map = LabelMap(labels=3 * ball().astype(np.uint8), grid=grid.reoriented(grid.canonical()))
-    scan = LabelledScan(
+    scan = ConvertedScan(
         name="a", label_map=label_map, source=Source(files=(), grid=grid), labels=labels, record=ScanRecord(status="done")
     )
     scan.__dict__["stored"] = label_map.labels  # in stored order
@@ -86,7 +86,7 @@ def test_a_single_slice_has_no_surface(tmp_path):
     flat = Grid(shape=(1, 4, 4))
     label_map = LabelMap(labels=np.ones(flat.shape, np.uint8), grid=flat)
     labels = Labels(names=("background", "cell"), values=(0, 1))
-    scan = LabelledScan(
+    scan = ConvertedScan(
         name="a", label_map=label_map, source=Source(files=(), grid=flat), labels=labels, record=ScanRecord(status="done")
     )
     with pytest.raises(ScanError, match="a is a single slice"):

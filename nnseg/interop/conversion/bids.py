@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnseg.core.colours import hex_colour_of
 from nnseg.core.errors import RunError
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.storage.datasets.bids import parse_name
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.images.write import write_label_map
@@ -48,7 +48,7 @@ def check_bids_names(cases: Sequence[str]) -> None:
         seen[name] = case
 
 
-def write_bids(scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def write_bids(scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The files that are written: the label map ``sub-01/anat/sub-01_dseg.nii.gz``, and beside it the table of its labels.
 
     Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.storage.images.dicom_rtstruct import write_rtstruct
 
 
-def write_contours(scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def write_contours(scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The file CASE_rtstruct.dcm that is written: an RT Structure Set with an ROI for each label or region.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.storage.images.codes import split_side
 from nnseg.storage.images.write import write_label_map
 
@@ -75,7 +75,7 @@ FIRST_UNLISTED = 30001
 """Number of the first label that aseg does not have; FreeSurfer's own numbers are lower."""
 
 
-def write_aseg(scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def write_aseg(scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The file CASE_aseg.mgz that is written: the label map with the numbers of `aseg_numbers`.
 
     Raises:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnseg.interop.conversion.labelled_scan import LabelledScan, file_names
+from nnseg.interop.conversion.converted_scan import ConvertedScan, file_names
 from nnseg.storage.images.write import write_label_map
 
 
-def write_masks(scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def write_masks(scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The files CASE/LABEL.nii.gz that are written: 1 in the voxels of the label or region, else 0.
 
     Raises:

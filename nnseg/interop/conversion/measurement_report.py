@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from nnseg.core.errors import ScanError
 from nnseg.core.label_volumes import volumes_of
-from nnseg.interop.conversion.labelled_scan import LabelledScan
+from nnseg.interop.conversion.converted_scan import ConvertedScan
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.codes import find_codes
 from nnseg.storage.images.dicom_derived import software_version
@@ -35,7 +35,7 @@ DIGITS = 4
 """Decimals of ml."""
 
 
-def write_measurement_report(scan: LabelledScan, folder: Path) -> tuple[Path, ...]:
+def write_measurement_report(scan: ConvertedScan, folder: Path) -> tuple[Path, ...]:
     """The file CASE_sr.dcm that is written, and CASE.dcm, the DICOM-SEG it refers to, where none was predicted.
 
     Raises:
@@ -56,7 +56,7 @@ def write_measurement_report(scan: LabelledScan, folder: Path) -> tuple[Path, ..
     return (*written, file)
 
 
-def _report(scan: LabelledScan, seg: pydicom.Dataset, sources: list[pydicom.Dataset]) -> Any:
+def _report(scan: ConvertedScan, seg: pydicom.Dataset, sources: list[pydicom.Dataset]) -> Any:
     """The DICOM object."""
     from highdicom import sr  # noqa: PLC0415 (an extra)
     from pydicom.sr.codedict import codes  # noqa: PLC0415 (takes a tenth of a second)
@@ -82,7 +82,7 @@ def _report(scan: LabelledScan, seg: pydicom.Dataset, sources: list[pydicom.Data
     )
 
 
-def _groups(scan: LabelledScan, seg: pydicom.Dataset) -> Iterator[Any]:
+def _groups(scan: ConvertedScan, seg: pydicom.Dataset) -> Iterator[Any]:
     """The measurements of each label that is a segment: its volume, with the interval where it is known."""
     from highdicom import sr  # noqa: PLC0415 (an extra)
     from pydicom.sr.codedict import codes  # noqa: PLC0415
@@ -119,7 +119,7 @@ def _groups(scan: LabelledScan, seg: pydicom.Dataset) -> Iterator[Any]:
         )
 
 
-def _uncertainty(scan: LabelledScan, name: str, ml: float) -> Any:
+def _uncertainty(scan: ConvertedScan, name: str, ml: float) -> Any:
     """How far the true volume may lie below and above, by the interval that holds for 90 % of scans; None where it is not known."""
     from highdicom import sr  # noqa: PLC0415 (an extra)
 

@@ -16,7 +16,7 @@ from skimage.measure import marching_cubes
 from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
-from nnseg.interop.conversion.labelled_scan import LabelledScan, file_names
+from nnseg.interop.conversion.converted_scan import ConvertedScan, file_names
 from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.tables import csv_text
 
@@ -28,7 +28,7 @@ TO_GLTF: Final = 0.001 * np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Surface:
+class LabelSurface:
     """The surface of a label, and how far smoothing moved it.
 
     Args:
@@ -42,7 +42,7 @@ class Surface:
     moved: npt.NDArray[np.float64]
 
 
-def make_surface(mask_ZYX: npt.NDArray[np.bool_], grid: Grid) -> Surface:
+def make_surface(mask_ZYX: npt.NDArray[np.bool_], grid: Grid) -> LabelSurface:
     """The smoothed surface of a mask, closed also where the mask reaches the border of the grid; normals point outwards.
 
     Args:
@@ -60,10 +60,10 @@ def make_surface(mask_ZYX: npt.NDArray[np.bool_], grid: Grid) -> Surface:
         mesh.invert()
     before = mesh.vertices.copy()
     filter_taubin(mesh, lamb=LAMBDA, nu=MU, iterations=ITERATIONS)
-    return Surface(mesh=mesh, enclosed_ml=float(mesh.volume) / 1000, moved=np.linalg.norm(mesh.vertices - before, axis=1))
+    return LabelSurface(mesh=mesh, enclosed_ml=float(mesh.volume) / 1000, moved=np.linalg.norm(mesh.vertices - before, axis=1))
 
 
-def write_surfaces(scan: LabelledScan, folder: Path, *, suffix: str) -> tuple[Path, ...]:
+def write_surfaces(scan: ConvertedScan, folder: Path, *, suffix: str) -> tuple[Path, ...]:
     """The files that are written: a mesh for each label, or a GLB file of all, and the table CASE_surfaces.csv.
 
     Args:
@@ -83,7 +83,7 @@ def write_surfaces(scan: LabelledScan, folder: Path, *, suffix: str) -> tuple[Pa
     return tuple(written)
 
 
-def _write_meshes(scan: LabelledScan, surfaces: dict[str, Surface], folder: Path, suffix: str) -> list[Path]:
+def _write_meshes(scan: ConvertedScan, surfaces: dict[str, LabelSurface], folder: Path, suffix: str) -> list[Path]:
     if suffix == ".glb":
         file = folder / f"{scan.name}.glb"
         _export(_scene(scan, surfaces), file)
@@ -95,7 +95,7 @@ def _write_meshes(scan: LabelledScan, surfaces: dict[str, Surface], folder: Path
     return files
 
 
-def _scene(scan: LabelledScan, surfaces: dict[str, Surface]) -> Any:
+def _scene(scan: ConvertedScan, surfaces: dict[str, LabelSurface]) -> Any:
     """A scene with a node for each label, by its name and in its colour."""
     import trimesh  # noqa: PLC0415 (an extra)
 
@@ -114,7 +114,7 @@ def _export(what: Any, file: Path) -> None:
         what.export(aside, file_type=file.suffix[1:])
 
 
-def _table(scan: LabelledScan, surfaces: dict[str, Surface]) -> str:
+def _table(scan: ConvertedScan, surfaces: dict[str, LabelSurface]) -> str:
     """CSV of the surfaces: their size, the volumes of voxels and of surface, and how far smoothing moved the vertices."""
     header = ("label", "vertices", "faces", "ml_voxels", "ml_surface", "moved_mean_mm", "moved_95_percent_mm", "moved_most_mm")
     rows: list[list[str | float | None]] = []

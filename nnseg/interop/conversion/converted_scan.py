@@ -1,4 +1,4 @@
-"""`LabelledScan`: a label map with all that the files of other programs say of it."""
+"""`ConvertedScan`: a label map with all that the files of other programs say of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnseg.storage.predictions import ScanRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledScan:
+class ConvertedScan:
     """The label map of a scan, with the chosen labels.
 
     Args:
