@@ -58,7 +58,7 @@ class TwoMachines:
         from ray.cluster_utils import Cluster
 
         few = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": folder, **few})
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": f"{folder}/ray", **few})
         self._few, self.address = few, self._cluster.address
         self.add()
 
@@ -82,6 +82,7 @@ def machines():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[1]))))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)  # of the head's files and the file with its address: TMPDIR may be long, or without a folder ray
         two = TwoMachines(folder)
         yield two
         two.shutdown()
@@ -122,7 +123,7 @@ def test_each_item_is_done_once_though_processes_and_a_machine_die(machines, tmp
     assert failed.keys() == {13, 21}
     assert failed[21] == "no result of this"
     assert failed[13].endswith("was lost, or its process there was killed (3 times)")
-    assert (tmp_path / "13").stat().st_size in (3, 4)  # alone, and perhaps before with others
+    assert 3 <= (tmp_path / "13").stat().st_size <= 6  # alone, and before with others: again where the reply before was lost too
     assert {one.item: one.result for one in found if not one.reason} == {n: n**2 for n in range(300) if n not in failed}
 
 
