@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from nnseg.core.dataset import Case
 from nnseg.core.frozen import digest
 from nnseg.core.image import Source
+from nnseg.evaluation.diameters import diameter_table
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
@@ -100,12 +101,14 @@ def _write_objects(prediction: Prediction, file: Path, source: Source, model: Mo
         yield from write_label_map(numbered, file_beside(file, OBJECTS), like=source)
     table = file_beside(file, OBJECTS, ".csv")
     yield table
+    stored = to_stored_order(numbered, source)
     write_object_table(
         table,
-        to_stored_order(numbered, source),
+        stored,
         like=source,
         counts=prediction.object_counts,
         scores=prediction.object_scores,
+        diameters=diameter_table(stored, source.grid),
         intensities=prediction.intensities,
         channels=model.channels,
     )

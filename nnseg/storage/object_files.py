@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from nnseg.core.geometry import as_vector
 from nnseg.core.image import Integers, Source
 from nnseg.core.units import in_unit
 from nnseg.storage.files import write_text
@@ -38,13 +39,15 @@ def write_object_table(
     like: Source,
     counts: Mapping[str, int],
     scores: npt.NDArray[np.float64],
+    diameters: npt.NDArray[np.float64],
     intensities: npt.NDArray[np.float64],
     channels: Sequence[str],
 ) -> None:
     """Write the table of the objects in a label map, with a line for each.
 
-    Positions and boxes count voxels of the written image, from 0. Sizes and diameters (of a ball or disc of the same size) are in
-    the unit of the scan. The score is the mean probability of the label in the object.
+    Positions and boxes count voxels of the written image, from 0. Sizes and diameters are in the unit of the scan: "diameter" is
+    that of a ball or disc of the same size, "longest", "in_slice" and "perpendicular" are as `nnseg.evaluation.diameters` says,
+    and "product" is that of the last two. The score is the mean probability of the label in the object.
 
     Args:
         path: of the table.
@@ -52,6 +55,7 @@ def write_object_table(
         like: of the scan.
         counts: number of objects of each label, in the order of their numbers.
         scores: of each object (n,).
+        diameters: mm (n, 3) of each object: the longest, that within a slice, and that perpendicular to it.
         intensities: mean intensity (n, C) of each object.
         channels: of the scan.
 
@@ -59,11 +63,21 @@ def write_object_table(
         RunError: the file cannot be written.
     """
     axes, unit = ("y", "x") if like.is_2d else ("z", "y", "x"), like.shown_unit
-    size, diameter = (f"area_{unit}2", f"diameter_{unit}") if like.is_2d else (f"volume_{unit}3", f"diameter_{unit}")
-    header = ["id", "label", "score", "voxels", size, *axes, *(f"{a}_{end}" for a in axes for end in ("first", "last")), diameter]
+    size = f"area_{unit}2" if like.is_2d else f"volume_{unit}3"
+    lengths = [f"{name}_{unit}" for name in ("diameter", "longest", *(() if like.is_2d else ("in_slice",)), "perpendicular")]
+    header = ["id", "label", "score", "voxels", size, *axes, *(f"{a}_{end}" for a in axes for end in ("first", "last")), *lengths]
     means = [f"mean_{channel}" for channel in channels]
     rows = _rows(objects, like, [name for name, count in counts.items() for _ in range(count)], scores)
-    write_text(path, csv_text([*header, *means], ([*row, *map(_short, of)] for row, of in zip(rows, intensities, strict=True))))
+    ends = ([*_lengths(own, like), *map(_short, of)] for own, of in zip(diameters, intensities, strict=True))
+    lines = ([*row, *end] for row, end in zip(rows, ends, strict=True))
+    write_text(path, csv_text([*header, f"product_{unit}2", *means], lines))
+
+
+def _lengths(diameters: npt.NDArray[np.float64], like: Source) -> list[float]:
+    """The diameters of an object in the unit of the scan, and their product; of a picture the longest one is within its slice."""
+    longest, in_slice, perpendicular = in_unit(as_vector(diameters), like.shown_unit)
+    lengths = (longest, perpendicular) if like.is_2d else (longest, in_slice, perpendicular)
+    return [_short(value) for value in (*lengths, in_slice * perpendicular)]
 
 
 def _rows(objects: Integers, like: Source, names: Sequence[str], scores: npt.NDArray[np.float64]) -> list[list[str | float | None]]:

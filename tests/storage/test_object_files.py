@@ -9,6 +9,7 @@ from PIL import Image
 
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
+from nnseg.evaluation.diameters import diameter_table
 from nnseg.inference.instances import mean_intensities
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import to_stored_order, write_label_map, write_map
@@ -22,12 +23,14 @@ def written(tmp_path, scan: Scan, objects: np.ndarray, name: str, counts: dict[s
     write_label_map(numbered, image, like=scan.source)
     intensities = mean_intensities(objects, scan.image)
     scores = np.linspace(0.25, 0.75, len(intensities))
+    stored = to_stored_order(numbered, scan.source)
     write_object_table(
         table,
-        to_stored_order(numbered, scan.source),
+        stored,
         like=scan.source,
         counts=counts,
         scores=scores,
+        diameters=diameter_table(stored, scan.source.grid),
         intensities=intensities,
         channels=("grey",),
     )
@@ -46,6 +49,8 @@ def test_the_table_of_a_picture_has_places_areas_and_intensities_in_pixels(tmp_p
     assert (first["voxels"], first["area_pixel2"], first["y"], first["x"], first["mean_grey"]) == (8, 8, 1.5, 3.5, 10)
     assert [first[end] for end in ("y_first", "y_last", "x_first", "x_last")] == [1, 2, 2, 5]
     assert first["diameter_pixel"] == pytest.approx(2 * (8 / np.pi) ** 0.5, rel=1e-5)
+    assert (first["longest_pixel"], "in_slice_pixel" in first) == (pytest.approx(np.hypot(4, 1), rel=1e-5), False)
+    assert first["product_pixel2"] == pytest.approx(first["longest_pixel"] * first["perpendicular_pixel"], rel=1e-4)
     np.testing.assert_array_equal(image.labels[0] > 0, pixels > 0)
 
 
@@ -66,6 +71,9 @@ def test_the_table_of_a_volume_counts_stored_voxels_and_mm(tmp_path):
     assert [int(row[f"{a}_first"]) for a in "zyx"] == inside.min(0).tolist()
     assert [int(row[f"{a}_last"]) for a in "zyx"] == inside.max(0).tolist()
     assert float(row["diameter_mm"]) == pytest.approx((6 * 36 / np.pi) ** (1 / 3), rel=1e-5)
+    # two slices of 3 mm, a row of 2 mm, three columns of 1 mm; within a slice from one end of the row to the other
+    assert float(row["longest_mm"]) == pytest.approx(np.hypot(6, 2), rel=1e-5)
+    assert [float(row[name]) for name in ("in_slice_mm", "perpendicular_mm", "product_mm2")] == [3, 2, 6]
 
 
 def test_files_beside_a_label_map_have_its_name(tmp_path):
