@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from nnseg.cli import train, predict, export, models, serve, submit, evaluate, robustness, info  # isort: skip  # in the order of their help
+from nnseg.cli import train, predict, export, models, serve, submit, evaluate, report, robustness, info  # isort: skip  # in the order of their help
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_error, wants_json
 from nnseg.cli.nnunet_words import translated
@@ -16,7 +16,7 @@ from nnseg.core.errors import NnsegError, Stopped, coded
 from nnseg.core.limits import VARIABLE, wrong_entries
 from nnseg.system.stop import interrupting_signals
 
-__all__ = ["app", "evaluate", "export", "info", "main", "models", "predict", "robustness", "serve", "submit", "train"]
+__all__ = ["app", "evaluate", "export", "info", "main", "models", "predict", "report", "robustness", "serve", "submit", "train"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention."""
