@@ -197,7 +197,7 @@ def distill(
     run: KnownRun,
     options: Options,
     small: Annotated[
-        bool, typer.Option("--small", help="A network with a quarter of the channels, for predictions on CPUs.")
+        bool, typer.Option("--small", help="A network with a quarter of the channels, for predictions on CPUs; it trains longer.")
     ] = False,
     plan: Annotated[
         str | None,

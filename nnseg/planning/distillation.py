@@ -16,13 +16,16 @@ SMALLER = 4
 LEAST_FEATURES = 8
 """Numbers of channels of a small network are multiples of it: of fewer, a CPU computes nearly as long (benchmarks/RESULTS.md)."""
 
+LONGER = 4
+"""By which the training of a small network is longer: with fewer steps it loses more than .005 of Dice (benchmarks/RESULTS.md)."""
+
 
 def distilled_plan(plan: Plan, *, small: bool = False) -> Plan:
     """The plan of a network that replaces the networks of a plan's folds.
 
     Args:
         plan: of the run.
-        small: with a quarter of the channels.
+        small: with a quarter of the channels, trained `LONGER` times as long.
 
     Raises:
         RunError: the plan is a cascade.
@@ -35,8 +38,14 @@ def distilled_plan(plan: Plan, *, small: bool = False) -> Plan:
             "choose another plan with --plan"
         )
     share = f"label maps and probabilities of networks that were not trained on the case count the same, as {SHARE} is the middle"
-    training = plan.training.model_copy(update={"distillation": SHARE, "why": plan.training.why | {"distillation": share}})
-    network = small_network(plan.network) if small else plan.network
+    training, network = plan.training, plan.network
+    why = training.why | {"distillation": share}
+    if small:
+        network = small_network(network)
+        why |= {"steps": f"{LONGER} times those of the run's plan: a small network needs more"}
+        longer = {key: LONGER * length for key in ("steps", "seconds") if (length := getattr(training, key))}
+        training = training.model_copy(update=longer)
+    training = training.model_copy(update={"distillation": SHARE, "why": why})
     return plan.model_copy(update={"training": training, "network": network})
 
 

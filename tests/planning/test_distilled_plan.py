@@ -17,6 +17,15 @@ def test_a_distilled_plan_is_the_runs_with_another_loss():
     assert back.key() == plan.key()
 
 
+def test_a_small_network_is_trained_four_times_as_long():
+    plan = small_plan(LABELS)
+    timed = plan.model_copy(update={"training": plan.training.model_copy(update={"steps": 30, "seconds": 60.0})})
+    assert distilled_plan(timed).training.steps == 30
+    small = distilled_plan(timed, small=True).training
+    assert (small.steps, small.seconds) == (120, 240.0)
+    assert "steps" in small.why
+
+
 @pytest.mark.parametrize(
     ("features", "small"),
     [

@@ -82,7 +82,7 @@ def machines():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[1]))))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_TMPDIR", folder)  # of the head's files and the file with its address: TMPDIR may be long, or without a folder ray
+        patch.setenv("RAY_TMPDIR", folder)  # TMPDIR may be long, or without a folder ray
         two = TwoMachines(folder)
         yield two
         two.shutdown()
