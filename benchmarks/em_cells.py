@@ -1,9 +1,10 @@
 """Cells of electron microscopy as numbered objects: make them of masks, and score label maps by their components.
 
     python benchmarks/em_cells.py number LABELS OUT           # masks of cells (255) to numbers of connected components
-    python benchmarks/em_cells.py score PREDICTIONS NUMBERS   # V-Rand and V-Info of the components of predicted cells (not 0)
+    python benchmarks/em_cells.py score PREDICTIONS NUMBERS   # V-Rand and V-Info of predicted cells
 
-Components share faces, since membranes may be one pixel thin.
+Predictions with more than one value besides 0 number their cells; of others the components are the cells. Components share faces,
+since membranes may be one pixel thin.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from nnseg.evaluation.partitions import partition_scores
 
 FEWEST = 20
 """Smaller components of the references are no cells."""
+
+MASK_VALUES = 2
+"""Values of a mask."""
 
 
 def main() -> None:
@@ -41,7 +45,9 @@ def main() -> None:
     for file in files:
         reference = arguments.second / f"{file.stem}.png"
         if reference.is_file():
-            predicted, _ = ndimage.label(np.asarray(Image.open(file)) > 0)
+            predicted = np.asarray(Image.open(file)).astype(np.int32)
+            if len(np.unique(predicted)) <= MASK_VALUES:
+                predicted, _ = ndimage.label(predicted > 0)
             scores.append(partition_scores(predicted[None], np.asarray(Image.open(reference))[None].astype(np.int32)))
             print(f"{file.name}: V-Rand {scores[-1][0]:.4f}, V-Info {scores[-1][1]:.4f}")
     print("mean of {} images: V-Rand {:.4f}, V-Info {:.4f}".format(len(scores), *np.mean(scores, 0)))
