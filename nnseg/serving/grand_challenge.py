@@ -25,6 +25,7 @@ from typing import Any
 from nnseg.core.errors import NnsegError
 from nnseg.serving.segmenter import Segmenter, load
 from nnseg.serving.sockets import RESULT, find_images, result_file
+from nnseg.system.log_format import log_lines
 
 PORT = 4743
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def make_server(answer: Callable[[], object], *, host: str, port: int) -> Thread
 
 def main() -> None:
     """Predict one case, or serve until the process is stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_lines(stream=sys.stdout)
     chosen = _parser().parse_args()
     inputs = tuple(filter(None, chosen.inputs.split(",")))
     uploaded = sorted(chosen.models.glob("*.nnseg"))

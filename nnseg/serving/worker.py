@@ -20,6 +20,7 @@ from nnseg.network.load import load_model, merge, with_thresholds
 from nnseg.serving.messages import Alive, PredictionOrder, PredictionTask, Ready, Refused
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
+from nnseg.system.log_format import log_lines
 from nnseg.system.machine import ProcessUsage, free_ram_gb, held_gb, process_usage
 from nnseg.system.process import ParentConnection
 
@@ -40,7 +41,7 @@ def serve(load: Callable[[PredictionOrder], tuple[CasePredictor, str]]) -> None:
     """
     parent = ParentConnection()
     order = parent.receive(PredictionOrder)
-    logging.basicConfig(level=logging.DEBUG if order.verbose else logging.INFO, format="%(message)s")
+    log_lines(logging.DEBUG if order.verbose else logging.INFO)
     tasks: SimpleQueue[PredictionTask] = SimpleQueue()
     threading.Thread(target=_receive_tasks, args=(parent, tasks), daemon=True, name="receiver").start()
     threading.Thread(target=_send_heartbeats, args=(parent,), daemon=True, name="heartbeat").start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
 
 from nnseg.core.names import printable
 
@@ -20,3 +21,14 @@ def format_warnings() -> None:
     logging.captureWarnings(True)
     if logging.lastResort:
         logging.lastResort.setFormatter(ShownFormatter())
+
+
+def log_lines(level: int = logging.INFO, *, stream: TextIO | None = None) -> None:
+    """Write nnseg's log from ``level`` on as plain lines, of other packages only warnings.
+
+    Args:
+        stream: stderr by default.
+    """
+    logging.basicConfig(format="%(message)s", stream=stream)
+    for name in ("nnseg", "__main__"):  # the second is that of a module started by itself
+        logging.getLogger(name).setLevel(level)
