@@ -24,6 +24,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -112,7 +113,7 @@ def make_app(jobs: Jobs, access: Access) -> Starlette:
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for (method, path), endpoint in routes.items()],
         middleware=guards,
-        exception_handlers={NnsegError: _refuse, ClientDisconnect: _nobody, OSError: _no_room},
+        exception_handlers={NnsegError: _refuse, ClientDisconnect: _nobody, OSError: _no_room, HTTPException: _not_found},
     )
 
 
@@ -342,6 +343,13 @@ async def _no_room(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     log.error("a request cannot be answered: %s", error)
     return JSONResponse({"error": f"the server cannot store it ({error.strerror}); try again later"}, 503, _RETRY)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """The answer where there is no such path, or not by this method."""
+    assert isinstance(error, HTTPException)
+    text = f"{request.method} {request.url.path} is no request of this server; GET /openapi.json lists all"
+    return JSONResponse({"error": text}, error.status_code, error.headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

@@ -219,7 +219,7 @@ class Jobs:
         """A new job with an empty folder, whose files are uploaded next; it is ended by `drop`.
 
         Args:
-            model: its name; "" for the first.
+            model: its name, without "@VERSION" where that is clear; "" for the first.
             suffix: of the label map.
 
         Raises:
@@ -227,7 +227,8 @@ class Jobs:
             FullError: too many jobs have no answer yet.
             OSError: the folder cannot be made.
         """
-        chosen = self.models.get(model or next(iter(self.models)))
+        versions = [served for name, served in self.models.items() if name.partition("@")[0] == model]
+        chosen = self.models.get(model or next(iter(self.models))) or (versions[0] if len(versions) == 1 else None)
         if chosen is None:
             raise UnknownError(f"there is no model {model}; there are {', '.join(self.models)}")
         with self._lock:

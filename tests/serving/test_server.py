@@ -61,13 +61,15 @@ def test_a_job_is_asked_for_until_its_answer_is_fetched_and_removed(scan: Path, 
 
 
 def test_several_models_are_chosen_by_name(scan: Path, tmp_path: Path) -> None:
-    with served(tmp_path, "one", "two") as (url, _), asked(url) as client:
-        assert [model["name"] for model in client.get("/models").json()["models"]] == ["one", "two"]
+    with served(tmp_path, "one", "two@1") as (url, _), asked(url) as client:
+        assert [model["name"] for model in client.get("/models").json()["models"]] == ["one", "two@1"]
         asked_for = [client.post("/predict", params={"answer": "json", **more}, content=scan.read_bytes()).json()["model"]
-                     for more in ({}, {"model": "two"})]  # fmt: skip
-        assert asked_for == ["one", "two"]
+                     for more in ({}, {"model": "two@1"}, {"model": "two"})]  # fmt: skip
+        assert asked_for == ["one", "two@1", "two@1"]
         refused = client.post("/predict", params={"model": "three"}, content=scan.read_bytes())
         assert (refused.status_code, refused.json()["error"][:23]) == (404, "there is no model three")
+        unknown = [client.get("/"), client.get("/predict")]
+        assert [(answer.status_code, list(answer.json())) for answer in unknown] == [(404, ["error"]), (405, ["error"])]
 
 
 def test_only_files_below_an_allowed_folder_are_read(scan: Path, tmp_path: Path) -> None:
