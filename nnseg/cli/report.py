@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -46,6 +46,17 @@ def report(
             metavar="FILE", help="Of predictions: a CSV of case, patient and date, to show how volumes change between visits."
         ),
     ] = None,
+    lesions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Of predictions: measure each object of this label, volume and diameters, and between visits which are new, "
+            "vanished, grown or shrunken. May be repeated.",
+        ),
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Of predictions: register the scans of visits before lesions are matched.", metavar="")
+    ] = False,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
     force: Force = False,
     quiet: Quiet = False,
@@ -63,9 +74,9 @@ def report(
     if not run.exists:
         from nnseg.system.cluster import computed_on
 
-        tables = {"covariates": covariates, "visits": visits}
+        tables, asked = {"covariates": covariates, "visits": visits}, {"lesions": tuple(lesions or ()), "align": align}
         with computed_on(options.cluster):
-            _report_predictions(folder, population, tables, sheets=sheets, workers=options.workers, force=force)
+            _report_predictions(folder, population, tables, asked, sheets=sheets, workers=options.workers, force=force)
         return
     with loading():
         from nnseg.commands.case_pictures import write_picture
@@ -134,7 +145,14 @@ def figure(
 
 
 def _report_predictions(
-    folder: Path, population: Path | None, tables: Mapping[str, Path | None], *, sheets: bool, workers: int, force: bool
+    folder: Path,
+    population: Path | None,
+    tables: Mapping[str, Path | None],
+    asked: Mapping[str, Any],
+    *,
+    sheets: bool,
+    workers: int,
+    force: bool,
 ) -> None:
     from nnseg.core.dataset import Finding, counted
     from nnseg.storage.overwrite import check_overwrite, is_made
@@ -142,14 +160,16 @@ def _report_predictions(
     with loading():
         from nnseg.storage.predictions import read_record
         from nnseg.volumetry.population import read_population
-        from nnseg.volumetry.report import CHANGES, report_predictions
+        from nnseg.volumetry.predicted import MeasureOptions
+        from nnseg.volumetry.report import CHANGES, LESION_CHANGES, LESIONS, report_predictions
         from nnseg.volumetry.volumes import VOLUMES
 
     own = is_made(folder / VOLUMES, "volumes")  # then the others are too
-    for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", CHANGES, "report.html"):
+    for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", CHANGES, LESIONS, LESION_CHANGES, "report.html"):
         check_overwrite(folder / name, "volumes", force=force or own)
     others = read_population(population, read_record(folder)[1]) if population else None
-    volumetry = report_predictions(folder, population=others, sheets=sheets, workers=workers, **tables)
+    measures = MeasureOptions(**asked)
+    volumetry = report_predictions(folder, population=others, asked=measures, sheets=sheets, workers=workers, **tables)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
     show(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
     if volumetry.expected and volumetry.expected.interval:
@@ -161,6 +181,9 @@ def _report_predictions(
         certain, unknown = sum(change.certain for change in changes), "of unknown uncertainty (see predict --uncertainty)"
         beyond = f"{certain} beyond the uncertainty of volumes" if any(change.interval for change in changes) else unknown
         show(f"changes: {folder / CHANGES}, {len(changes)} between visits, {beyond}")
+    if volumetry.lesions:
+        count = sum(len(case.lesions) for case in volumetry.cases)
+        show(f"lesions: {folder / LESIONS}, {counted(count, 'object')} of {', '.join(volumetry.lesions)}")
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
     known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted
     unread = (case for case in volumetry.cases if case.failed and case.name not in known)

@@ -24,15 +24,18 @@ from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.volumetry.charts import format_ml, format_percentile, format_range, percentile_svg, visits_svg, volumes_svg
+from nnseg.volumetry.lesions import Lesion, LesionChange, sum_of_largest
 from nnseg.volumetry.visits import MeasuredVolume, VolumeChange
-from nnseg.volumetry.volumes import CaseVolumes, Volumetry
+from nnseg.volumetry.volumes import CaseVolumes, Volumetry, length_of
 
 MOST_COLUMNS = 8
 """Labels up to which the table of all cases has a column for each; more are in the sheets and in the CSV only."""
 MOST_DRAWN = 24
 """Labels whose volumes are drawn."""
 MOST_CHANGES = 300
-"""Rows of the table of changes; all are in the CSV."""
+"""Rows of the table of changes, and of that of lesions; all are in the CSV."""
+MOST_LESIONS = 12
+"""Lesions on a sheet."""
 MOST_DOTS = 18_000
 """In these charts; of many cases fewer labels are drawn."""
 MOST_PICTURES = 3_000_000
@@ -90,6 +93,8 @@ def sheet_html(
         counted=any(v.objects is not None for v in case.labels.values()),
         compared=_describe_populations(case),
         changes=changes or {},
+        lesions=_lesion_rows(case)[:MOST_LESIONS],
+        summed=sum_of_largest(case.lesions),
         fewest=fewest_errors(INTERVAL_LEVEL),
         style=Markup(_text("sheet.css")),  # noqa: S704 (our own file)
         research_use=RESEARCH_USE,
@@ -124,6 +129,7 @@ def report_html(
         "flagged": ("Flagged", flagged),
         "labels": ("Labels", done),
         "changes": ("Changes between visits", volumetry.changes),
+        "lesions": ("Lesions", volumetry.lesions and done),
         "cases": ("Every case", done),
         "pictures": ("Pictures", previews),
         "made": ("Provenance", volumetry),
@@ -144,6 +150,8 @@ def report_html(
         pairs=_pairs(volumetry.names, done),
         changes=sorted(volumetry.changes, key=lambda change: not change.certain)[:MOST_CHANGES],
         courses=_draw_courses(volumetry, population),
+        lesions=[(case, sum_of_largest(case.lesions)) for case in ordered][:MOST_CHANGES],
+        lesion_changes=_lesion_changes(done)[:MOST_CHANGES],
         previews=previews,
         colours=label_colours(labels),
         viewed={case.name: i for i, case in enumerate(viewed)},
@@ -192,6 +200,24 @@ def _summarize(name: str, volumetry: Volumetry, population: Population | None, *
     )
 
 
+def _lesion_rows(case: CaseVolumes) -> list[tuple[Lesion | None, LesionChange | None]]:
+    """The lesions of a case, the largest first, each with what became of it; then those that vanished."""
+    changes = case.lesion_changes.changes if case.lesion_changes else ()
+    known = {(one.label, lesion.number): one for one in changes for lesion in one.after}
+    largest = sorted(case.lesions, key=lambda lesion: -lesion.ml)
+    return [*((one, known.get((one.label, one.number))) for one in largest), *((None, one) for one in changes if not one.after)]
+
+
+def _lesion_changes(cases: Sequence[CaseVolumes]) -> list[tuple[CaseVolumes, LesionChange]]:
+    """What became of lesions in each case, of each case the largest ones first."""
+    return [
+        (case, one)
+        for case in cases
+        if case.lesion_changes
+        for one in sorted(case.lesion_changes.changes, key=lambda change: -max(change.ml))
+    ]
+
+
 def _draw_courses(volumetry: Volumetry, population: Population | None) -> list[tuple[str, Markup]]:
     """The course of the labels that certainly changed, then of others, up to `MOST_DRAWN`, with captions."""
     courses: dict[tuple[str, str], list[MeasuredVolume]] = {}
@@ -226,7 +252,13 @@ def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[tuple[str
 
 @cache
 def _template(name: str) -> Template:
-    filters: Filters = {"ml": format_ml, "percentile": format_percentile, "range": format_range, "sheet": _link}
+    filters: Filters = {
+        "ml": format_ml,
+        "percentile": format_percentile,
+        "range": format_range,
+        "sheet": _link,
+        "length_of": length_of,
+    }
     return template_environment("nnseg.volumetry", filters=filters).get_template(name)
 
 

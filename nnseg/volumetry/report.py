@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nnseg.core.errors import NnsegError
-from nnseg.core.geometry import Grid, Vector
-from nnseg.core.image import Floats, LabelMap, Scan
+from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
@@ -20,14 +18,24 @@ from nnseg.evaluation.folder_dice import estimate_folder_dice
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import text_hash, write_json, write_text
-from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.images.resampling import upright, upright_label_map
-from nnseg.storage.predictions import UNCERTAINTY, Predictions, ScanRecord, read_record
+from nnseg.storage.images.resampling import upright_label_map
+from nnseg.storage.predictions import Predictions, read_record
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
+from nnseg.volumetry.lesions import check_lesion_labels
+from nnseg.volumetry.measure_lesions import with_lesions
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
-from nnseg.volumetry.tables import changes_table, long_table, read_patients, read_visits, wide_table
-from nnseg.volumetry.visits import Visit, VolumeChange, changes_between, find_changes
+from nnseg.volumetry.predicted import MeasureOptions, VolumetryOptions, read_case, read_uncertainty
+from nnseg.volumetry.tables import (
+    changes_table,
+    lesion_changes_table,
+    lesions_table,
+    long_table,
+    read_patients,
+    read_visits,
+    wide_table,
+)
+from nnseg.volumetry.visits import VolumeChange, changes_between, find_changes
 from nnseg.volumetry.volumes import VOLUMES, CaseVolumes, Patient, Volumetry, describe_volumes, volumes_at
 
 log = logging.getLogger(__name__)
@@ -35,40 +43,15 @@ log = logging.getLogger(__name__)
 CHANGES = "changes.csv"
 """Name of the table of changes between visits."""
 
+LESIONS, LESION_CHANGES = "lesions.csv", "lesion_changes.csv"
+"""Names of the tables of lesions, and of what became of them between visits."""
+
 MOST_PREVIEWS = 12
 """Cases with pictures on the page."""
 MOST_OTHERS = 4
 """Of these, cases without a flag."""
 MOST_VIEWED = 6
 """Cases in the viewer."""
-GRID_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumetryOptions:
-    """Predictions to measure, and what to compare them with.
-
-    Args:
-        folder: of the predictions.
-        labels: of the model.
-        records: of the prediction of each case, by name.
-        header: provenance and population, without cases.
-        population: to compare with.
-        patients: age and sex, by case.
-        visits: patient and date, by case.
-        spacing: mm (z, y, x), for scans whose files have none.
-        sheets: True writes a page for each case.
-    """
-
-    folder: Path
-    labels: Labels
-    records: Mapping[str, ScanRecord]
-    header: Volumetry
-    population: Population | None = None
-    patients: Mapping[str, Patient] = field(default_factory=dict)
-    visits: Mapping[str, Visit] = field(default_factory=dict)
-    spacing: Vector | None = None
-    sheets: bool = True
 
 
 def report_predictions(
@@ -77,27 +60,29 @@ def report_predictions(
     population: Population | None = None,
     covariates: Path | None = None,
     visits: Path | None = None,
+    asked: MeasureOptions | None = None,
     sheets: bool = True,
     workers: int = 0,
 ) -> Volumetry:
     """Volumes of the predictions in a folder, which are also written there.
 
-    Files are ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json``, a sheet for each case, and with visits
-    ``changes.csv``.
+    Files are ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json``, a sheet for each case, with visits
+    ``changes.csv``, and of lesions ``lesions.csv`` and with visits ``lesion_changes.csv``.
 
     Args:
         folder: of the label maps, with their ``predictions.json``.
         population: to compare with; by default the training set's.
         covariates: a table of case, age and sex.
         visits: a table of case, patient and date; changes between the visits of a patient are measured then.
+        asked: what is measured besides volumes.
         sheets: False leaves out the sheets.
         workers: processes.
 
     Raises:
         RunError: the folder holds no predictions, or cannot be written to.
-        DatasetError: the table cannot be used.
+        DatasetError: a table cannot be used, or there is no such label.
     """
-    options = _read_options(folder, population, covariates, visits, sheets=sheets)
+    options = _read_options(folder, population, covariates, visits, asked or MeasureOptions(), sheets=sheets)
     cases = list[CaseVolumes]()
     for names in _by_visit(options):
         known = {case.name: case for case in cases}
@@ -129,6 +114,8 @@ def report_predictions(
     )
     texts = {"volumes.csv": long_table(volumetry), "volumes_wide.csv": wide_table(volumetry), "report.html": page}
     texts |= {CHANGES: changes_table(volumetry)} if options.visits else {}
+    texts |= {LESIONS: lesions_table(volumetry)} if volumetry.lesions else {}
+    texts |= {LESION_CHANGES: lesion_changes_table(volumetry)} if options.visits and volumetry.lesions else {}
     volumetry = volumetry.model_copy(update={"files": {name: text_hash(text) for name, text in texts.items()}})
     write_json(folder / VOLUMES, volumetry)  # first, so that the others are known to be of nnseg
     for name, text in texts.items():
@@ -164,11 +151,13 @@ def measure(options: VolumetryOptions, known: Mapping[str, CaseVolumes], name: s
     written = options.records[name]
     if written.status == "failed":
         return CaseVolumes(name=name, patient=options.patients.get(name, Patient()), failed=written.reason)
-    label_map, scan = _read_case(options, written)
-    case = _describe(options, name, label_map)
+    label_map, scan = read_case(options, name)
+    case, before = _describe(options, name, label_map), _visit_before(options, known, name)
+    if options.asked.lesions:
+        case = with_lesions(options, case, label_map, scan, before)
     if options.sheets:
         drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
-        changes = _changes_before(options, known, case)
+        changes = _changes_since(options, known[before], case) if before else {}
         write_text(options.folder / SHEETS / sheet_name(name), sheet_html(case, options.header, options.labels, drawn, changes))
     return case
 
@@ -181,13 +170,16 @@ def _visits_before(options: VolumetryOptions, name: str) -> list[str]:
     return [case for day, case in done if visit and (day, case) < (visit.date, name)]
 
 
-def _changes_before(options: VolumetryOptions, known: Mapping[str, CaseVolumes], case: CaseVolumes) -> dict[str, VolumeChange]:
-    """The change of each label of a case since the patient's visit before; {} if there is none, or its label map cannot be read."""
-    before = next(reversed(_visits_before(options, case.name)), None)
-    if before is None or known[before].failed:
-        return {}
-    measured = (volumes_at(one, options.visits[one.name]) for one in (known[before], case))
-    return {change.label: change for change in changes_between(options.visits[before].patient, *measured)}
+def _visit_before(options: VolumetryOptions, known: Mapping[str, CaseVolumes], name: str) -> str | None:
+    """The case of the patient's visit before; None if there is none, or its label map cannot be read."""
+    before = next(reversed(_visits_before(options, name)), None)
+    return None if before is None or known[before].failed else before
+
+
+def _changes_since(options: VolumetryOptions, before: CaseVolumes, case: CaseVolumes) -> dict[str, VolumeChange]:
+    """The change of each label of a case since an earlier one of the patient."""
+    measured = (volumes_at(one, options.visits[one.name]) for one in (before, case))
+    return {change.label: change for change in changes_between(options.visits[before.name].patient, *measured)}
 
 
 def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> CaseVolumes:
@@ -211,12 +203,23 @@ def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> 
 
 
 def _read_options(
-    folder: Path, population: Population | None, covariates: Path | None, visits: Path | None, *, sheets: bool
+    folder: Path,
+    population: Population | None,
+    covariates: Path | None,
+    visits: Path | None,
+    asked: MeasureOptions,
+    *,
+    sheets: bool,
 ) -> VolumetryOptions:
     record, labels = read_record(folder)
+    check_lesion_labels(asked.lesions, labels)
     population = population or record.population
     header = Volumetry(
-        made_by=_made_by(record), population=population.source if population else "", names=labels.foreground, cases=()
+        made_by=_made_by(record),
+        population=population.source if population else "",
+        names=labels.foreground,
+        cases=(),
+        lesions=asked.lesions,
     )
     return VolumetryOptions(
         folder=folder,
@@ -228,6 +231,7 @@ def _read_options(
         visits=read_visits(visits, record.cases) if visits else {},
         spacing=record.options.get("spacing"),
         sheets=sheets,
+        asked=asked,
     )
 
 
@@ -239,19 +243,6 @@ def _made_by(record: Predictions) -> dict[str, str]:
         "predicted": record.made.replace("T", " ").replace("+00:00", " UTC"),
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan | None]:
-    """The label map of a case, and its scan if that can be read and has the same grid."""
-    scan = None
-    try:
-        scan = read_scan(written.images, repair=True, spacing=options.spacing)
-    except NnsegError as error:
-        if error.is_fault:
-            raise
-        log.info("%s", error)
-    label_map = read_label_map(options.folder / written.file, like=scan.source if scan else None, sheared=True)
-    return label_map, scan if scan and scan.grid.matches(upright(label_map.grid), GRID_TOLERANCE) else None
 
 
 def _unit(label_map: LabelMap) -> str:
@@ -285,9 +276,8 @@ def _caption(case: CaseVolumes) -> str:
 
 def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | None:
     """A case to draw; None if its scan or label map cannot be read."""
-    written = options.records[case.name]
     try:
-        label_map, scan = _read_case(options, written)
+        label_map, scan = read_case(options, case.name)
     except NnsegError as error:
         if error.is_fault:
             raise
@@ -301,19 +291,6 @@ def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | N
         grid=scan.grid,
         prediction=upright_label_map(label_map).labels,
         labels=options.labels,
-        uncertainty=_read_uncertainty(options.folder, case.name, written, scan.grid),
+        uncertainty=read_uncertainty(options, case.name, scan),
         notes=case.notes,
     )
-
-
-def _read_uncertainty(folder: Path, name: str, written: ScanRecord, grid: Grid) -> Floats | None:
-    file = folder / f"{name}{UNCERTAINTY}"
-    if file.name not in written.more or not file.exists():
-        return None
-    try:
-        found = read_scan(file, repair=True)
-    except NnsegError as error:
-        if error.is_fault:
-            raise
-        return None
-    return found.image[0] if found.grid.shape == grid.shape else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nnseg.core.dataset import listed
 from nnseg.core.population import Person, Population, Sex, make_population
 from nnseg.storage.tables import CaseTable, Row, csv_text, read_case_table
 from nnseg.volumetry.visits import Visit
-from nnseg.volumetry.volumes import ML, CaseVolumes, Patient, Volumetry
+from nnseg.volumetry.volumes import ML, CaseVolumes, Patient, Volumetry, length_of
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,45 @@ def changes_table(volumetry: Volumetry) -> str:
         for one in volumetry.changes
     )  # fmt: skip
     return csv_text(header, rows)
+
+
+def lesions_table(volumetry: Volumetry) -> str:
+    """CSV with a line for each lesion of each case; x, y and z are the world position of its centre in mm (LPS)."""
+    length = length_of(volumetry.unit)
+    header = (
+        "case", "label", "lesion", volumetry.unit, f"longest_{length}", f"in_slice_{length}", f"perpendicular_{length}",
+        f"product_{length}2", "x", "y", "z",
+    )  # fmt: skip
+    rows = (
+        [
+            case.name, one.label, one.number, one.ml,
+            *(_rounded(value, 3) for value in (one.longest, one.in_slice, one.perpendicular, one.product, *one.centre)),
+        ]
+        for case in volumetry.cases
+        for one in case.lesions
+    )  # fmt: skip
+    return csv_text(header, rows)
+
+
+def lesion_changes_table(volumetry: Volumetry) -> str:
+    """CSV with a line for what became of each lesion since the visit before; of several, numbers are separated by spaces."""
+    unit, length = volumetry.unit, length_of(volumetry.unit)
+    header = (
+        "patient", "label", "change", "case_before", "case_after", "date_before", "date_after", "lesions_before", "lesions_after",
+        f"{unit}_before", f"{unit}_after", "change_percent", f"in_slice_{length}_before", f"in_slice_{length}_after",
+    )  # fmt: skip
+    return csv_text(header, (row for case in volumetry.cases for row in _lesion_rows(case, volumetry.visits)))
+
+
+def _lesion_rows(case: CaseVolumes, visits: Mapping[str, Visit]) -> Iterator[list[str | float | None]]:
+    found = case.lesion_changes
+    for one in found.changes if found else ():
+        assert found is not None
+        before, after = visits[found.since], visits[case.name]
+        numbers = (" ".join(str(lesion.number) for lesion in lesions) for lesions in (one.before, one.after))
+        lengths = (_rounded(length, 3) for length in one.in_slice)
+        visits_of = (found.since, case.name, str(before.date), str(after.date))
+        yield [after.patient, one.label, one.kind, *visits_of, *numbers, *one.ml, _rounded(one.percent, 2), *lengths]
 
 
 def read_people(path: Path, labels: Sequence[str]) -> Population:

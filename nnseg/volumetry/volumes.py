@@ -14,6 +14,7 @@ from nnseg.core.names import FileName
 from nnseg.core.population import Age, Percentile, Population, Sex
 from nnseg.core.trust import Confidence, FolderDice
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
+from nnseg.volumetry.lesions import Lesion, LesionChanges
 from nnseg.volumetry.visits import MeasuredVolume, Visit, VolumeChange
 
 ML = "ml"
@@ -59,6 +60,11 @@ class LabelVolume(FrozenModel):
     objects: int | None = Field(default=None, ge=0, exclude_if=lambda count: count is None)
 
 
+def length_of(unit: str) -> str:
+    """The unit of lengths beside one of volumes: "mm" beside "ml", "pixels" beside "1000 pixels"."""
+    return "mm" if unit == ML else unit.removeprefix("1000 ")
+
+
 class CaseVolumes(FrozenModel):
     """One scan.
 
@@ -71,6 +77,8 @@ class CaseVolumes(FrozenModel):
         notes: on the prediction.
         failed: why there are no volumes; empty if it did not fail.
         unit: what stands for ml in volumes, where the label map's file gives no voxel size.
+        lesions: objects of the labels whose objects were asked for.
+        lesion_changes: since the patient's visit before, if there is one.
     """
 
     name: str
@@ -81,6 +89,8 @@ class CaseVolumes(FrozenModel):
     notes: tuple[str, ...] = ()
     failed: str = ""
     unit: str = ML
+    lesions: tuple[Lesion, ...] = Field(default=(), exclude_if=lambda found: not found)
+    lesion_changes: LesionChanges | None = Field(default=None, exclude_if=lambda found: found is None)
 
     @property
     def unusual(self) -> dict[str, str]:
@@ -100,6 +110,7 @@ class Volumetry(FrozenModel):
         expected: mean Dice; None if uncertainty was not estimated.
         visits: patient and day of each scan, by the case's name, where they were given.
         changes: of volumes between the visits of a patient.
+        lesions: labels whose objects were measured one by one.
         files: hashes of the report's other files, by name, without the sheets; empty if an earlier version wrote it.
     """
 
@@ -111,6 +122,7 @@ class Volumetry(FrozenModel):
     expected: FolderDice | None = None
     visits: dict[str, Visit] = Field(default_factory=dict)
     changes: tuple[VolumeChange, ...] = ()
+    lesions: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     files: dict[FileName, str] = Field(default_factory=dict)
 
     @property

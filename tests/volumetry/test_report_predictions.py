@@ -198,11 +198,62 @@ def test_changes_between_visits_are_in_table_page_and_sheet(folder, tmp_path):
     assert f"changes: {folder / 'changes.csv'}, 1 between visits, of unknown uncertainty (see predict --uncertainty)" in done.stdout
 
 
+def put_label_map(folder, name: str, *boxes: tuple[slice, slice, slice]) -> None:
+    """Correct a label map by hand: label 1 in boxes (x, y, z)."""
+    image = nib.load(folder / f"{name}.nii.gz")
+    voxels = np.zeros(image.shape, np.uint8)
+    for box in boxes:
+        voxels[box] = 1
+    nib.save(nib.Nifti1Image(voxels, image.affine), folder / f"{name}.nii.gz")
+
+
+def test_lesions_and_what_became_of_them_are_in_tables_page_and_sheet(folder, tmp_path):
+    small, large, other = np.s_[0:1, 0:1, 0:1], np.s_[2:5, 2:4, 0:2], np.s_[0:1, 3:5, 0:1]
+    put_label_map(folder, "b", small, large)
+    put_label_map(folder, "c", np.s_[2:5, 2:5, 0:2], other)
+    table = tmp_path / "visits.csv"
+    table.write_text("case,patient,date\nb,'=p,2023-01-01\nc,'=p,2024-01-01\n")
+    options = ["--lesions", "bright", "--visits", str(table), "--workers", "1"]
+    done = CliRunner().invoke(app, ["report", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    found = {case.name: case for case in read_json(folder / "volumes.json", Volumetry).cases}
+    listed = [(r["case"], r["label"], r["lesion"], float(r["ml"])) for r in rows(folder / "lesions.csv") if r["case"] != "'=a"]
+    assert listed == [
+        ("b", "bright", "1", 0.024),
+        ("b", "bright", "2", 0.002),
+        ("c", "bright", "1", 0.036),
+        ("c", "bright", "2", 0.004),
+    ]
+    became = [
+        [r[k] for k in ("patient", "change", "lesions_before", "lesions_after", "change_percent")]
+        for r in rows(folder / "lesion_changes.csv")
+    ]
+    assert sorted(became) == [
+        ["'=p", "grown", "1", "1", "50.0"],
+        ["'=p", "new", "", "2", ""],
+        ["'=p", "vanished", "2", "", "-100.0"],
+    ]
+    assert (found["b"].lesion_changes, found["c"].lesion_changes.since) == (None, "b")
+    assert (
+        f"lesions: {folder / 'lesions.csv'}, {sum(len(case.lesions) for case in found.values())} objects of bright" in done.stdout
+    )
+    page, sheet, first = ((folder / name).read_text() for name in ("report.html", "sheets/c.html", "sheets/b.html"))
+    assert ("what became of it" in page, "Since 2023-01-01" in sheet, "vanished" in sheet) == (True,) * 3
+    assert ("Lesion</th>" in first, "Since" in first) == (True, False)
+    assert {file.state for file in verify(folder) if file.path.name not in ("b.nii.gz", "c.nii.gz")} == {"intact"}
+    aligned = CliRunner().invoke(app, ["report", str(folder), *options, "--align", "--no-sheets"])
+    assert aligned.exit_code == 0
+    (later,) = (case for case in read_json(folder / "volumes.json", Volumetry).cases if case.name == "c")
+    assert any(note.startswith("not aligned with b, lesions are matched where the headers place them") for note in later.notes)
+    wrong = CliRunner().invoke(app, ["report", str(folder), "--lesions", "brigth"])
+    assert "give bright" in str(wrong.exception)
+
+
 def test_no_label_map_is_read_once_more_for_the_next_visit(folder, tmp_path, monkeypatch):
     table, read = tmp_path / "visits.csv", list[str]()
     table.write_text("case,patient,date\nb,p,2023-01-01\nc,p,2024-01-01\n=a,p,2025-01-01\nbroken,q,2023-01-01\n")
     monkeypatch.setattr(
-        "nnseg.volumetry.report.read_label_map", lambda file, **how: read.append(file.name) or read_label_map(file, **how)
+        "nnseg.volumetry.predicted.read_label_map", lambda file, **how: read.append(file.name) or read_label_map(file, **how)
     )
     report_predictions(folder)
     once = sorted(read)
