@@ -13,6 +13,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
+from nnseg.inference.interruption import check_between_tiles
 from nnseg.inference.prediction import Prediction
 from nnseg.serving import worker
 from nnseg.serving.messages import PredictionOrder, PredictionTask
@@ -46,6 +47,9 @@ class StandIn:
             raise ValueError("no prediction of this")
         if "deadly" in name or ("fragile" in name and self._first(name)):
             os.kill(os.getpid(), signal.SIGKILL)
+        while "tiles" in name:
+            check_between_tiles()
+            time.sleep(0.02)
         if "stuck" in name or ("slow" in name and self._first(name)):
             time.sleep(1000)
         time.sleep(0.02)

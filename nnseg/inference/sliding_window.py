@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnseg.core.errors import ModelError, RunError
+from nnseg.inference.interruption import check_between_tiles
 from nnseg.inference.networks import MemberNetwork
 from nnseg.inference.tiles import SLAB_VALUES, Box, Flips, Tiling, Window, importance
 from nnseg.network.inputs import read_slices
@@ -91,6 +92,7 @@ class _WindowPass:
         for number in range(batches):
             batch = copies[len(copies) * number // batches : len(copies) * (number + 1) // batches]
             for network in range(len(self.networks)):
+                check_between_tiles()
                 for logits, (box, _) in zip(self._batch_logits(network, batch), batch, strict=True):
                     yield box, network % self.slots, logits
 

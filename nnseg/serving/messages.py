@@ -83,12 +83,14 @@ class PredictionTask(FrozenModel):
         suffix: of its label map; that of the order if empty.
         previous: the folder's record of the case, if any.
         exclusive: no other case is predicted meanwhile, so it may use all memory.
+        withdrawn: nobody waits any more for the prediction of this case, which was given before.
     """
 
     case: Case
     suffix: str = ""
     previous: ScanRecord | None = None
     exclusive: bool = False
+    withdrawn: bool = False
 
 
 class Ready(FrozenModel):

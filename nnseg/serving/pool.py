@@ -125,8 +125,8 @@ class WorkerPool:
         """The name and record of each case of a stream that does not end, as they finish.
 
         Args:
-            take: the cases that have come since it was last called; ends the stream by raising Stopped. It is not called while
-                cases are tried again, each alone.
+            take: the cases that have come since it was last called, or that are withdrawn: these fail, soon if they are being
+                predicted. Ends the stream by raising Stopped. It is not called while cases are tried again, each alone.
 
         Raises:
             RunError: no process can be started any more.
@@ -168,7 +168,8 @@ class WorkerPool:
         """Assign tasks to all processes, so many at once, until none is left, and no more are taken as one is tried again."""
         while waiting or any(worker.tasks for worker in self._workers) or (take and not self._retries):
             if take and not self._retries:
-                waiting.extend(take())
+                for task in take():
+                    self._withdraw(task) if task.withdrawn else waiting.append(task)
             for worker in self._workers:
                 while waiting and worker.ready and len(worker.tasks) < at_once:
                     worker.assign(waiting.popleft())
@@ -177,6 +178,12 @@ class WorkerPool:
                     yield from self._finish(worker, message)
                 elif message is None:
                     yield from self._recover(worker, waiting)
+
+    def _withdraw(self, task: PredictionTask) -> None:
+        """Tell the process that has a case; one that none has yet is predicted."""
+        for worker in self._workers:
+            if task.case.name in worker.tasks:
+                worker.child.send(task)
 
     def _finish(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
         task, peak_gb = worker.finish(message)

@@ -67,6 +67,11 @@ class Job:
     ended: float = 0.0
 
     @property
+    def case(self) -> Case:
+        """Its case."""
+        return Case(name=self.id, images=self.images)
+
+    @property
     def label_map(self) -> Path | None:
         """The file of the label map; None if there is none."""
         record = self.answer.result() if self.state == "done" else None
@@ -101,6 +106,7 @@ class ServedModel:
         self.ready: Ready = pool.ready()
         self._waiting: OrderedDict[str, Job] = OrderedDict()
         self._predicting: dict[str, Job] = {}
+        self._withdrawn: list[Job] = []
         self._most = MAX_ASSIGNED * pool.size
         self._lock, self._ended, self._failure = threading.Lock(), False, ""
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"model {name}")
@@ -138,11 +144,14 @@ class ServedModel:
         self.pool.wake()
 
     def withdraw(self, job: Job) -> bool:
-        """Do without the answer of a job, if it has none yet; one that waits is not predicted, of others the files are removed."""
+        """Do without the answer of a job, if it has none yet; one that waits is not predicted, others end at their next tile."""
         with self._lock:
             self._waiting.pop(job.id, None)
             withdrawn = job.answer.cancel()
             self.outcomes["cancelled"] += withdrawn and job.state != "admitted"
+            if withdrawn and job.id in self._predicting:
+                self._withdrawn.append(job)
+                self.pool.wake()
             return withdrawn
 
     def remove_files(self, record: ScanRecord) -> None:
@@ -168,14 +177,16 @@ class ServedModel:
                     job.answer.set_exception(RunError(reason))
 
     def _take(self) -> Iterator[PredictionTask]:
-        """As many jobs as the processes can begin; those that still wait can be withdrawn."""
+        """Those that are withdrawn, and as many jobs as the processes can begin."""
         if self._ended:
             raise Stopped("the server ends", 0)
         with self._lock:
+            while self._withdrawn:
+                yield PredictionTask(case=self._withdrawn.pop().case, withdrawn=True)
             while self._waiting and len(self._predicting) < self._most:
                 name, job = self._waiting.popitem(last=False)
                 self._predicting[name], job.state = job, "predicting"
-                yield PredictionTask(case=Case(name=name, images=job.images), suffix=job.suffix)
+                yield PredictionTask(case=job.case, suffix=job.suffix)
 
     def _answer(self, name: str, record: ScanRecord) -> None:
         with self._lock:

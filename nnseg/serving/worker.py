@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, replace
 from queue import SimpleQueue
 
@@ -43,18 +43,21 @@ def serve(load: Callable[[PredictionOrder], tuple[CasePredictor, str]]) -> None:
     order = parent.receive(PredictionOrder)
     log_lines(logging.DEBUG if order.verbose else logging.INFO)
     tasks: SimpleQueue[PredictionTask] = SimpleQueue()
-    threading.Thread(target=_receive_tasks, args=(parent, tasks), daemon=True, name="receiver").start()
+    withdrawn = set[str]()
+    threading.Thread(target=_receive_tasks, args=(parent, tasks, withdrawn), daemon=True, name="receiver").start()
     threading.Thread(target=_send_heartbeats, args=(parent,), daemon=True, name="heartbeat").start()
     try:
         predictor, device = load(order)
-        pipeline = _start_pipeline(order, predictor, device, parent)
+        pipeline = _start_pipeline(order, predictor, device, parent, withdrawn)
     except NnsegError as error:
         parent.send(Refused(reason=error.coded))
         return
     pipeline.run(iter(tasks.get, None))
 
 
-def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: str, parent: ParentConnection) -> PredictionPipeline:
+def _start_pipeline(
+    order: PredictionOrder, predictor: CasePredictor, device: str, parent: ParentConnection, withdrawn: Set[str]
+) -> PredictionPipeline:
     """The pipeline for an order, after the parent was sent `Ready`."""
     model = predictor.model
     ready = Ready(
@@ -70,15 +73,24 @@ def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: st
     own_gb = order.ram_share * (free_ram_gb() + ready.base_gb)
     memory_gb, exclusive_gb = ((own_gb or gb) - ready.base_gb for gb in (order.memory_gb, order.exclusive_gb))
     pipeline = PredictionPipeline(
-        predictor, target, parent.send, memory_gb=memory_gb, exclusive_gb=exclusive_gb, keep_freed=device == "cpu"
+        predictor,
+        target,
+        parent.send,
+        memory_gb=memory_gb,
+        exclusive_gb=exclusive_gb,
+        keep_freed=device == "cpu",
+        withdrawn=withdrawn,
     )
     parent.send(ready)
     return pipeline
 
 
-def _receive_tasks(parent: ParentConnection, tasks: SimpleQueue[PredictionTask]) -> None:
+def _receive_tasks(parent: ParentConnection, tasks: SimpleQueue[PredictionTask], withdrawn: set[str]) -> None:
     for task in parent.receive_all(PredictionTask):
-        tasks.put(task)
+        if task.withdrawn:
+            withdrawn.add(task.case.name)
+        else:
+            tasks.put(task)
     os._exit(0)  # without cleaning up: other threads may be anywhere
 
 

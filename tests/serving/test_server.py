@@ -168,6 +168,17 @@ def test_a_full_queue_is_told_and_cancelled_scans_make_room(scan: Path, tmp_path
         assert 'outcome="cancelled"} 1' in client.get("/metrics").text
 
 
+def test_a_scan_in_the_network_ends_at_its_next_tile_when_it_is_cancelled(scan: Path, tmp_path: Path) -> None:
+    endless = write_scan(tmp_path / "data" / "tiles.nii.gz")  # of so many tiles that only a cancellation ends it
+    with served(tmp_path, folders=(scan.parent,)) as (url, jobs), asked(url) as client:
+        place = client.post("/predict", params={"wait": "no"}, json={"scan": str(endless)}).headers["location"]
+        until(lambda: [*tmp_path.glob("seen_*_tiles.nii.gz")])
+        assert client.delete(place).status_code == 204
+        assert client.post("/predict", content=scan.read_bytes()).status_code == 200
+        until(lambda: jobs.models["bright"].states == {"waiting": 0, "predicting": 0})
+        assert [*(tmp_path / "out_bright").iterdir()] == []
+
+
 def test_a_client_that_goes_away_withdraws_its_scan(scan: Path, tmp_path: Path) -> None:
     stuck = write_scan(tmp_path / "data" / "stuck.nii.gz")
     with served(tmp_path, folders=(scan.parent,)) as (url, jobs):
