@@ -8,7 +8,7 @@ from typing import Unpack
 from nnseg.commands.measure import find_dataset, measure_dataset
 from nnseg.commands.plan import PlannedRun, check_options, plan_run, take_fingerprint
 from nnseg.core.keywords import PlanOptions, listing, options_of
-from nnseg.storage.path_kinds import check_path
+from nnseg.storage.path_kinds import check_path, with_found_init
 from nnseg.storage.run import Run
 
 
@@ -29,7 +29,7 @@ def plan(dataset: str | Path, run: str | Path, **options: Unpack[PlanOptions]) -
         >>> planned = nnseg.plan("images_and_labels", "run", budget="2h")
         >>> planned.plans[0].plan.patch
     """
-    chosen, source, place = options_of(options, PlanOptions), Path(dataset), Run(Path(run))
+    chosen, source, place = with_found_init(options_of(options, PlanOptions)), Path(dataset), Run(Path(run))
     if not source.is_file():
         check_path(source, "dataset")
     check_path(place.path, "new run")

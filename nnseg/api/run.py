@@ -7,7 +7,7 @@ from typing import Unpack
 
 from nnseg import pipeline
 from nnseg.core.keywords import RunOptions, listing, options_of
-from nnseg.storage.path_kinds import check_path
+from nnseg.storage.path_kinds import check_path, with_found_init
 from nnseg.system.extras import check_extra
 
 
@@ -27,7 +27,7 @@ def run(dataset: str | Path, run: str | Path, **options: Unpack[RunOptions]) -> 
         >>> done = nnseg.run("images_and_labels", "run", budget="20m")
         >>> done.scores.averages, done.verdict
     """
-    chosen = options_of(options, RunOptions)
+    chosen = with_found_init(options_of(options, RunOptions))
     check_path(Path(dataset), "dataset")
     check_path(Path(run), "new run")
     if chosen.tensorboard:

@@ -92,7 +92,7 @@ def with_options(*names: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def parse_and_call(**values: Any) -> None:
             given = {name: _read(name, values.pop(name)) for name in names}
-            command(**values, options=Options(**given))
+            command(**values, options=_with_found_init(Options(**given)))
 
         parameters: list[inspect.Parameter] = []
         for own in inspect.signature(command, eval_str=True).parameters.values():
@@ -102,6 +102,14 @@ def with_options(*names: str) -> Callable[[Command], Command]:
         return parse_and_call
 
     return decorate
+
+
+def _with_found_init(options: Options) -> Options:
+    if options.init is None:
+        return options
+    from nnseg.storage import path_kinds
+
+    return path_kinds.with_found_init(options)
 
 
 def _read(name: str, written: Any) -> Any:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from nnseg.core.dataset import list_some
 from nnseg.core.errors import ModelError, RunError, WriteError
 from nnseg.storage.files import FULL, write_aside
-from nnseg.storage.hub import ListedModel, local_hubs, read_index, split_title, store_folder, unreachable, write_index
+from nnseg.storage.hub import ListedModel, local_hubs, local_models, read_index, split_title, store_folder, unreachable, write_index
 from nnseg.storage.hub_files import check_writable, kind_of_hub, open_range, parts_of, put
 from nnseg.storage.locks import locked
 from nnseg.storage.manifest import State
@@ -39,9 +39,7 @@ def list_models(hub: str | None = None) -> list[ListedModel]:
     Raises:
         ModelError: the hub cannot be read.
     """
-    if hub is not None:
-        return list(read_index(hub).models)
-    return [model for local in local_hubs() for model in read_index(local, new=True).models]
+    return local_models() if hub is None else list(read_index(hub).models)
 
 
 def pull(hub: str, title: str, *, accept_licence: bool = False, sha256: str | None = None) -> Path:

@@ -307,7 +307,7 @@ class Options:
     recipe: str = option("auto", "Preset of the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.", unit="NAME")
     init: Path | None = option(
         None,
-        "Begin with a trained model (a run or a file): its network, patch and grid; labels and channels are matched by name. Or "
+        "Begin with a trained model (run, file or name): its network, patch and grid; labels and channels are matched by name. Or "
         "with weights from elsewhere: a TOML file that describes them.",
         unit="MODEL",
     )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from nnseg.core.errors import ModelError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.limits import limit, raise_by
-from nnseg.core.names import FileName, fault_of_name, printable
+from nnseg.core.names import FileName, fault_of_name, nearest_name, printable
 from nnseg.storage.hub_files import open_range, parts_of, put
 
 INDEX = "models.json"
@@ -168,6 +168,20 @@ def local_hubs() -> Iterator[str]:
     """The folders in which a model is looked for by its name: that of pulled models, then that of nnseg's own."""
     yield str(store_folder())
     yield str(BUILT_IN)
+
+
+def local_models() -> list[ListedModel]:
+    """The models that a name can mean on this machine, those that were pulled before those of nnseg.
+
+    Raises:
+        ModelError: the list of local models is damaged.
+    """
+    return [model for hub in local_hubs() for model in read_index(hub, new=True).models]
+
+
+def nearest_model(word: str) -> str:
+    """The name of the local model that a misspelt word most likely means; "" if none is near."""
+    return nearest_name(word, (model.name for model in local_models())) if _PLAIN.fullmatch(word) else ""
 
 
 def model_path(given: str | Path) -> Path:

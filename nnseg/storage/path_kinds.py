@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
 from nnseg.core.names import printable
+from nnseg.core.options import Options
 from nnseg.storage.files import has_manifest
-from nnseg.storage.hub import model_path
+from nnseg.storage.hub import model_path, nearest_model
 from nnseg.storage.overwrite import is_made
 from nnseg.storage.plan_folder import FoldFolder
 from nnseg.storage.predictions import RECORD
@@ -242,7 +244,10 @@ def check_path(path: Path, role: Role) -> PathKind:
         if kind == "nothing" and any(sign in str(path) for sign in "*?["):
             advice = PATTERN_ADVICE if role in ("dataset", "scans") else "without quotes the shell reads patterns; " + advice
             raise error.at(path, "is a pattern, which is not read here", expected, advice)
-        missing = "there is no model here" if role == "model" else "there is no such file or folder"
+        missing = "there is no such file or folder"
+        if role == "model":
+            missing, meant = "there is no model here", nearest_model(str(path))
+            advice = f"did you mean {meant}? {advice}" if meant else advice
         raise error.at(path, missing if kind == "nothing" else f"is {kind}", expected, advice)
     return kind
 
@@ -256,6 +261,20 @@ def find_model(given: str | Path) -> Path:
     path = model_path(given)
     check_path(path, "model")
     return path
+
+
+def with_found_init(options: Options) -> Options:
+    """Options whose model to begin with is given by its path, also where its name was given.
+
+    Raises:
+        ModelError: nothing is there.
+    """
+    if options.init is None:
+        return options
+    path = model_path(options.init)
+    if kind_of(path) == "nothing":
+        check_path(path, "model")
+    return replace(options, init=path)
 
 
 def _check_text(path: Path, error: type[NnsegError]) -> None:

@@ -22,9 +22,11 @@ from nnseg.commands import models
 from nnseg.commands.models import list_models, pull, push, verify_models
 from nnseg.core.errors import ModelError, WriteError
 from nnseg.core.labels import Labels
+from nnseg.core.options import Options
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.storage.hub import model_path, store_folder
+from nnseg.storage.path_kinds import with_found_init
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +286,10 @@ def test_the_commands_push_list_pull_verify_and_show_a_card_by_name(
     assert printed("models", "verify", code=1).startswith("damaged  ball@2")
     assert "Model card: HeadPhantoms" in printed("card", "demo")
     assert "there is no model here" in printed("card", "bal", code=2)
+    assert "did you mean ball?" in printed("card", "bal", code=2)
+    assert with_found_init(Options(init=Path("ball"))).init == tmp_path / "store" / "ball@2.nnseg"
+    with pytest.raises(ModelError, match=r"there is no model here.*did you mean ball"):
+        with_found_init(Options(init=Path("bal")))
 
 
 def test_the_model_of_the_demonstration_is_small_and_intact() -> None:
