@@ -20,6 +20,7 @@ from nnseg.serving.messages import PredictionOrder
 from nnseg.serving.pool import FREE_RAM_SHARE, WorkerPool
 from nnseg.serving.server import Access, make_app
 from nnseg.serving.server_jobs import Jobs, ServedModel
+from nnseg.serving.server_protocol import Protocol
 from nnseg.system.machine import free_ram_gb
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def serve(served: Served, order: PredictionOrder, told: Callable[[str], None]) -
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-            http="h11",  # bounds the length of headers, as other programs that may be installed do not
+            http=Protocol,
             ws="none",
         )
         host, port = listening.getsockname()[:2]

@@ -23,6 +23,7 @@ def served(folder: Path, *names: str, most: int = 16, **access: Any) -> Iterator
     import uvicorn
 
     from nnseg.serving.server import Access, make_app
+    from nnseg.serving.server_protocol import Protocol
 
     with ExitStack() as stack:
         models = {}
@@ -34,7 +35,8 @@ def served(folder: Path, *names: str, most: int = 16, **access: Any) -> Iterator
             models[name] = ServedModel(name, pool)
         jobs = stack.enter_context(Jobs(models, folder / "uploads", most=most))
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        config = uvicorn.Config(make_app(jobs, Access(**access)), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        app = make_app(jobs, Access(**access))
+        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1, http=Protocol)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -146,6 +146,17 @@ def test_pages_of_other_machines_and_clients_that_send_too_slowly_are_refused(
             assert b" 422 " in connection.recv(100)
 
 
+def test_a_connection_without_a_whole_header_is_closed(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnseg.serving.server_protocol.HEADER_SECONDS", 0.3)
+    with served(tmp_path) as (url, _):
+        port, request = int(url.rpartition(":")[2]), b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in (b"", request[:-2], request + request[:-2]):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(sent)
+                answered = b"".join(iter(lambda: connection.recv(1000), b""))
+                assert answered.count(b" 200 OK") == sent.count(request)
+
+
 def test_a_full_disk_costs_an_answer_and_no_place_in_the_queue(scan: Path, tmp_path: Path) -> None:
     with served(tmp_path, most=1) as (url, jobs), asked(url) as client:
         (tmp_path / "uploads").write_text("in the place of the folder")
