@@ -52,7 +52,7 @@ def _is_same(pair: tuple[int, int, float], before: LesionMap, after: LesionMap) 
 
 def _kind(first: Sequence[Lesion], second: Sequence[Lesion], before: LesionMap, after: LesionMap, motion: Motion) -> ChangeKind:
     if not first or not second:
-        here, there, way = (before, after, motion) if first else (after, before, np.linalg.inv(motion))
+        here, there, way = (before, after, motion) if first else (after, before, _inverse(motion))
         if _share_seen(here, (*first, *second)[0], there, way) < LEAST_SEEN:
             return "out of view"
         return "vanished" if first else "new"
@@ -65,7 +65,7 @@ def _kind(first: Sequence[Lesion], second: Sequence[Lesion], before: LesionMap, 
 def _overlaps(before: LesionMap, after: LesionMap, motion: Motion) -> Iterator[tuple[int, int, float]]:
     """Indices of lesions that overlap, with the volume in ml, counted in voxels of the finer grid, so that none is missed."""
     finer_before = before.grid.voxel_ml <= after.grid.voxel_ml
-    fine, coarse, way = (before, after, motion) if finer_before else (after, before, np.linalg.inv(motion))
+    fine, coarse, way = (before, after, motion) if finer_before else (after, before, _inverse(motion))
     inside = np.argwhere(fine.numbers > 0)
     there, seen = _moved(fine, inside, coarse, way)
     numbers = np.stack([fine.numbers[tuple(inside[seen].T)], coarse.numbers[tuple(there[seen].T)]])
@@ -88,4 +88,10 @@ def _moved(
     world = voxels @ here.grid.steps + here.grid.origin
     places = (world @ way[:3, :3].T + way[:3, 3] - there.grid.origin) @ np.linalg.inv(there.grid.steps)
     nearest = np.rint(places).astype(np.int64)
-    return nearest, ((nearest >= 0) & (nearest < there.grid.shape)).all(1)
+    seen: npt.NDArray[np.bool_] = np.all((nearest >= 0) & (nearest < there.grid.shape), axis=1)
+    return nearest, seen
+
+
+def _inverse(motion: Motion) -> Motion:
+    back: Motion = np.linalg.inv(motion)
+    return back
