@@ -10,6 +10,7 @@ from nnseg.commands.measure import find_dataset, measure_dataset
 from nnseg.commands.plan import check_options, plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
+from nnseg.commands.train_parallel import on_cluster
 from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding
 from nnseg.core.frozen import short_repr
@@ -28,6 +29,7 @@ from nnseg.network.device import resolve_device
 from nnseg.planning.unusable import check_losses
 from nnseg.planning.verdict import give_verdict
 from nnseg.storage.run import Run
+from nnseg.system.cluster import computed_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         resolve_device(name)
     run = Run(run_folder)
     found = find_dataset(run, dataset_folder, options)
-    with run.locked(dataset_folder):
+    with run.locked(dataset_folder), computed_on(options.cluster) as cluster:
+        options = on_cluster(options, cluster)
         remove_damaged(run)
         if command:
             run.update_record(command=command)
@@ -79,7 +82,9 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         if options.init is None:
             remove_pseudo_labels(run)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there
-        problems = train_plans(run, in_plans, predict=predict_with_plans, complete=predict_pseudo_labels, refresh=report_quietly)
+        problems = train_plans(
+            run, in_plans, predict=predict_with_plans, complete=predict_pseudo_labels, refresh=report_quietly, cluster=cluster
+        )
         folds = trained_folds(run, run.plans)
         with run.timed("predict"):
             choose_windows(run, folds, device=device)

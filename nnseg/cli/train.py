@@ -47,7 +47,7 @@ PANEL = "Make a model"
 
 # Fields of `Options` that commands have as options.
 LENGTH = ("budget", "steps", "epochs", "patience")
-MACHINE = ("device", "devices", "deterministic")
+MACHINE = ("device", "devices", "cluster", "deterministic")
 TRAINING = (
     "folds",
     *LENGTH,
@@ -61,8 +61,8 @@ TRAINING = (
     "checkpoint",
     "skip_bad",
 )
-NOT_PLANNING = ("more", "freeze", "init_mode", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
-ALL = tuple(field.name for field in fields(Options) if field.name not in ("more", "cluster"))
+NOT_PLANNING = ("more", "freeze", "init_mode", "pseudo_labels", *MACHINE[1:], "tensorboard", "checkpoint", "skip_bad")
+ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 PLANNING = tuple(name for name in ALL if name not in NOT_PLANNING)
 
 

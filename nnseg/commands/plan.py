@@ -200,7 +200,8 @@ def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, beg
         "kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed", "every_case",
         "register",
     )  # fmt: skip
-    wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
+    unasked = ("devices",) if options.cluster else ()  # as many as the cluster has now
+    wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ()) and name not in unasked}
     begun: list[Any] = [[model.key() for model in beginning.models]] if beginning.models else []
     begun += [beginning.weights.model_dump(mode="json")] if beginning.weights else []
     test = [[case.name for case in fingerprint.cases if case.is_test]]

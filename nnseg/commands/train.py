@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
-from nnseg.commands.train_parallel import TrainingJob, jobs_of, train_side_by_side
+from nnseg.commands.train_parallel import TrainingJob, jobs_of, on_cluster, train_side_by_side
 from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import DamagedCaseError, RunError, Stopped
@@ -24,6 +24,7 @@ from nnseg.planning.unusable import check_losses
 from nnseg.planning.verdict import warn_of_length
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
+from nnseg.system.cluster import Cluster, computed_on
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, join_ranks
 from nnseg.training.fold import TrainingRequest, train_fold
@@ -69,13 +70,14 @@ def train(
     _ = run.plans  # raises here if there is none
     select_folds(options.folds, len(run.folds))  # before files are verified
     with join_ranks(options.device) as (ranks, device):
-        if ranks.size > 1 and options.devices:
-            raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
-        with run.locked() if ranks.rank == 0 else nullcontext():
+        if ranks.size > 1 and (options.devices or options.cluster):
+            given = "--devices" if options.devices else "--cluster"
+            raise RunError(f"torchrun divides each training among devices, {given} gives each a training; use one of them")
+        with run.locked() if ranks.rank == 0 else nullcontext(), computed_on(options.cluster) as cluster:
             if ranks.rank == 0:
                 remove_damaged(run)
-            options = replace(options, device=device)
-            return train_plans(run, options, predict=predict, complete=complete, refresh=refresh, ranks=ranks)
+            options = on_cluster(replace(options, device=device), cluster)
+            return train_plans(run, options, predict=predict, complete=complete, refresh=refresh, ranks=ranks, cluster=cluster)
 
 
 def train_plans(
@@ -86,8 +88,9 @@ def train_plans(
     complete: Complete | None = None,
     refresh: Refresh | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    cluster: Cluster | None = None,
 ) -> Findings:
-    """Preprocess and train what is missing of a run's plans; as `train`, in a run that is locked.
+    """Preprocess and train what is missing of a run's plans; as `train`, in a run that is locked, and on a cluster if given.
 
     Before anything starts, the estimated cost is checked against what the machine has.
     """
@@ -116,7 +119,7 @@ def train_plans(
                 check_losses(run.fingerprint, options, problems)
         ranks.wait()
         with run.timed(f"train{which}") if first else nullcontext():
-            if _train_stage(run, plans, folds, options, refresh, ranks):
+            if _train_stage(run, plans, folds, options, refresh, ranks, cluster):
                 break
     return problems
 
@@ -198,7 +201,13 @@ def _train_fold(run: Run, job: TrainingJob, request: TrainingRequest) -> None:
 
 
 def _train_stage(
-    run: Run, plans: Sequence[PlanFolder], folds: Mapping[int, Fold], options: Options, refresh: Refresh | None, ranks: Ranks
+    run: Run,
+    plans: Sequence[PlanFolder],
+    folds: Mapping[int, Fold],
+    options: Options,
+    refresh: Refresh | None,
+    ranks: Ranks,
+    cluster: Cluster | None,
 ) -> bool:
     """Train the folds of some plans, each within its share of the budget; True if the file STOP ended it."""
     if options.budget is not None:
@@ -208,7 +217,7 @@ def _train_stage(
     with StopRequest(run.stop_file, remove_file=ranks.rank == 0) as stop:
         jobs = [job for folder in plans for job in jobs_of(run, folder, folds, preprocessed_keys(run, folder), options)]
         if options.devices:
-            train_side_by_side(jobs, stop, write)
+            train_side_by_side(jobs, stop, write, cluster)
         else:
             for number, job in enumerate(jobs, 1):
                 place = f"{number} of {len(jobs)}" if len(jobs) > 1 else ""

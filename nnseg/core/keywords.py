@@ -83,6 +83,7 @@ class RunOptions(PlanOptions, total=False):
     init_mode: InitMode | None
     pseudo_labels: bool
     devices: Words
+    cluster: str | None
     deterministic: bool
     tensorboard: bool
 

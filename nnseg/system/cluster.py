@@ -26,7 +26,7 @@ from nnseg.system.activity import TIMEOUT_VARIABLE, time_limit
 from nnseg.system.extras import check_extra
 from nnseg.system.isolation import Outcome, outcome_of, use_one_thread
 from nnseg.system.parallel import computed_by
-from nnseg.system.process import launch
+from nnseg.system.process import EndSignal, end_with, launch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -135,10 +135,10 @@ def _log(said: Mapping[str, Any], ignore_prefix: bool = False) -> None:
 
 
 @contextmanager
-def computed_on(address: str | None) -> Iterator[None]:
+def computed_on(address: str | None) -> Iterator[Cluster | None]:
     """Let `map_items` apply functions on the machines of a cluster, see `connected`; on this one without an address."""
     with connected(address) as cluster, computed_by(cluster.outcomes) if cluster else nullcontext():
-        yield
+        yield cluster
 
 
 class Cluster:
@@ -152,15 +152,15 @@ class Cluster:
         self._ray = ray
 
     def share(self, *, gpus: bool = True) -> Share:
-        """What a process that predicts takes of its machine; without GPUs if these are not wanted."""
+        """What a process with a network takes of its machine; without GPUs if these are not wanted."""
         return Share.of([node["Resources"] for node in self._ray.nodes() if node["Alive"]], gpus=gpus)
 
-    def launch(self, module: str, share: Share) -> subprocess.Popen[bytes]:
+    def launch(self, module: str, share: Share, *, end_signal: EndSignal = "SIGKILL") -> subprocess.Popen[bytes]:
         """A process as of `nnseg.system.process.launch` on any machine that has its share free, now or later."""
         host = self._ray.remote(_Host).options(
             num_cpus=share.cores, num_gpus=share.gpus, max_concurrency=THREADS, scheduling_strategy="SPREAD"
         )
-        return cast("subprocess.Popen[bytes]", _RemoteProcess(self._ray, host.remote(module, share.cores)))
+        return cast("subprocess.Popen[bytes]", _RemoteProcess(self._ray, host.remote(module, share.cores, end_signal)))
 
     def outcomes(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Outcome[Item, Result]]:
         """The outcomes in the order in which they finish, each item's once, from a process on each core of the cluster.
@@ -176,11 +176,17 @@ class Cluster:
             yield from appliers.outcomes()
 
 
+def _end_with_machine() -> None:
+    """End this process when its machine's own of Ray ends; else it would compute what is done again elsewhere."""
+    threading.Thread(target=end_with, args=(os.getppid(), "SIGKILL"), daemon=True, name="machine").start()
+
+
 class _Host:
     """In a process of Ray: starts a process of nnseg, and relays its pipes. It ends with this one."""
 
-    def __init__(self, module: str, threads: int) -> None:
-        self._process = launch(module, threads=threads)
+    def __init__(self, module: str, threads: int, end_signal: EndSignal) -> None:
+        _end_with_machine()
+        self._process = launch(module, threads=threads, end_signal=end_signal)
         self._lines: dict[str, SimpleQueue[bytes | None]] = {"stdout": SimpleQueue(), "stderr": SimpleQueue()}
         for name, lines in self._lines.items():
             threading.Thread(target=_collect, args=(getattr(self._process, name), lines), daemon=True).start()
@@ -200,12 +206,9 @@ class _Host:
             found.append(lines.get())
         return found
 
-    def wait(self, seconds: float) -> int | None:
-        """Its exit code; None if it still runs after so many seconds."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait()
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -227,18 +230,27 @@ class _RemoteProcess:
 
     def __init__(self, ray: Any, host: Any) -> None:
         self._ray, self._host, self._ended = ray, host, cast("int | None", None)
+        self._code = host.wait.remote()
         self.stdin = _Input(self)
         self.stdout, self.stderr = closing(self._read("stdout")), closing(self._read("stderr"))
 
-    def call(self, method: str, *given: object, timeout: float | None = None) -> Any:
+    def call(self, method: str, *given: object) -> Any:
         """What a method of its host returns.
+
+        Raises:
+            BrokenPipeError: the host is lost.
+        """
+        return self._answer(getattr(self._host, method).remote(*given))
+
+    def _answer(self, call: Any, timeout: float | None = None) -> Any:
+        """What a call of a method of its host returns.
 
         Raises:
             BrokenPipeError: the host is lost.
             TimeoutError: it has not answered in so many seconds.
         """
         try:
-            return self._ray.get(getattr(self._host, method).remote(*given), timeout=timeout)
+            return self._ray.get(call, timeout=timeout)
         except self._ray.exceptions.GetTimeoutError:
             raise
         except self._ray.exceptions.RayError as error:
@@ -266,14 +278,12 @@ class _RemoteProcess:
         Raises:
             TimeoutExpired: it still runs, or has no machine yet.
         """
-        code = self._ended
-        if code is None:
+        if self._ended is None:
             with suppress(BrokenPipeError, TimeoutError):
-                code = self.call("wait", timeout, timeout=timeout + ANSWER_SECONDS)
-            code = self._ended if code is None else code
-        if code is None:
+                self._ended = self._answer(self._code, timeout + (ANSWER_SECONDS if timeout else 0))
+        if self._ended is None:
             raise subprocess.TimeoutExpired("", timeout)
-        return code
+        return self._ended
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, without waiting until it has it."""
@@ -320,6 +330,7 @@ class _Applier:
     """In a process of Ray: applies a function to batches of items."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
+        _end_with_machine()
         use_one_thread()  # the processes fill the cores
         self._function = function
 

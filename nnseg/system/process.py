@@ -241,7 +241,7 @@ def bind_to_parent(parent: int, end_signal: str = "SIGKILL") -> None:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, getattr(signal, end_signal))
     else:
-        threading.Thread(target=_end_with, args=(parent, end_signal), daemon=True, name="parent").start()
+        threading.Thread(target=end_with, args=(parent, end_signal), daemon=True, name="parent").start()
     if has_ended(parent):
         os._exit(0)
 
@@ -251,7 +251,7 @@ def has_ended(parent: int) -> bool:
     return not psutil.pid_exists(parent) if sys.platform == "win32" else os.getppid() != parent
 
 
-def _end_with(parent: int, end_signal: str) -> None:
+def end_with(parent: int, end_signal: str) -> None:
     """Send this process a signal when its parent has ended."""
     while not has_ended(parent):
         time.sleep(PARENT_INTERVAL)

@@ -14,11 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 from standin import start, task, write_scan
+from warm import nnseg
 
+from nnseg.commands.train import train
 from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.options import Options
 from nnseg.serving.folder import predict_scans
 from nnseg.serving.messages import PredictionOrder
 from nnseg.serving.pool import WorkerPool
+from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import SHARDS
 from nnseg.system.cluster import Share, computed_on, connected
 from nnseg.system.parallel import map_items
@@ -213,3 +217,31 @@ def test_another_command_continues_what_a_killed_one_has_begun(machines, tmp_pat
     assert {record.status for record in done.scans.values()} == {"done"}
     assert sorted(done.scans) == names == sorted(path.name.split(".")[0] for path in out.glob("*.nii.gz"))
     assert not (out / SHARDS).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_a_training_goes_on_elsewhere_when_its_machine_is_lost(machines, ball_dataset, tiny_recipe, tmp_path):
+    run, calm = tmp_path / "run", tmp_path / "calm"
+    nnseg("plan", ball_dataset, run, "--recipe", tiny_recipe, "--no-probe", "--device", "cpu")
+    nnseg("preprocess", run)
+    plan = run / "plan.toml"
+    plan.write_text(plan.read_text().replace('precision = "auto"', 'precision = "float32"'))
+    shutil.copytree(run, calm)
+    train(calm, Options(folds=(0, 1), device="cpu", steps=300, workers=1), predict=NotImplemented)
+    checkpoints = [PlanFolder(run).fold(number).checkpoint_file for number in (0, 1)]
+    command = [sys.executable, "-m", "nnseg", "train", run, "--cluster", machines.address, "--device", "cpu", "--folds", "0,1"]
+    with subprocess.Popen(
+        [*command, "--steps", "300", "--checkpoint", "0.5s"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as training:
+        while not all(map(Path.exists, checkpoints)):
+            assert training.poll() is None
+            time.sleep(0.05)
+        machines.lose()
+        said = training.communicate()[1]
+    assert training.returncode == 0, said
+    assert "it goes on elsewhere from its last checkpoint" in said, said
+    assert "resuming from step" in said
+    for number in (0, 1):
+        one, other = (PlanFolder(folder).fold(number).model_file.read_bytes() for folder in (run, calm))
+        assert one == other, number
