@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
@@ -27,11 +28,10 @@ from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS
 from nnseg.storage.images.read import read_label_map, read_labels_of, read_scan
 from nnseg.storage.images.write import check_label_suffix, write_label_files
 from nnseg.storage.locks import locked
-from nnseg.storage.overwrite import check_overwrite
+from nnseg.storage.overwrite import check_made_folder, remove_recorded
 from nnseg.storage.predictions import ScanRecord, read_record
 from nnseg.system.extras import check_extra
 from nnseg.system.parallel import map_items
-from nnseg.system.regular import resolved
 
 RECORD = "converted.json"
 """In the folder of the files, beside them."""
@@ -173,22 +173,14 @@ def _check_place(predictions: Path, folder: Path, *, force: bool) -> None:
     """Raise RunError unless the folder is new, empty, or of an earlier conversion."""
     if folder.absolute() == predictions.absolute():
         raise RunError(f"{folder} holds the predictions; choose another folder")
-    if folder.is_file():
-        raise RunError(f"{folder} is a file; choose a folder")
-    check_overwrite(folder / RECORD, "record of a conversion", force=force)
-    of_others = folder.is_dir() and any(not path.name.startswith(".lock") for path in folder.iterdir())
-    if of_others and not (folder / RECORD).exists() and not force:
-        raise RunError(f"{folder} holds files that nnseg convert did not make; choose a new folder")
+    check_made_folder(folder, RECORD, "record of a conversion", "convert", force=force)
 
 
 def _remove_earlier(folder: Path) -> None:
     """Remove the files of an earlier conversion, that none is taken for one of this."""
     if (folder / RECORD).exists():
         earlier = read_json(folder / RECORD, ConvertedFolder)
-        for name in (*earlier.shared, *(name for names in earlier.converted.values() for name in names)):
-            path = folder / name
-            if path.is_file() and resolved(path.parent).is_relative_to(resolved(folder)):  # the record may be a stranger's
-                path.unlink()
+        remove_recorded(folder, (*earlier.shared, *chain.from_iterable(earlier.converted.values())))
 
 
 def _write_shared(job: _Conversion) -> tuple[Path, ...]:

@@ -21,7 +21,7 @@ from nnseg.network.load import load_model
 from nnseg.reporting.formatting import template_environment
 from nnseg.serving.sockets import RESULT
 from nnseg.storage.files import write_json, write_text
-from nnseg.storage.overwrite import check_overwrite
+from nnseg.storage.overwrite import check_made_folder
 from nnseg.storage.run import Run
 
 RECORD = "container.json"
@@ -127,11 +127,7 @@ def _check_sockets(platform: Platform, channels: Sequence[str], inputs: Sequence
 
 def _clear(folder: Path, *, force: bool) -> None:
     """Remove what an earlier command wrote, or raise RunError for files of others."""
-    check_overwrite(folder / RECORD, "record of a container", force=force)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).exists() and not force:
-        raise RunError.at(
-            folder, "has files that nnseg package did not make", "a new folder", "choose another, or write with --force"
-        )
+    check_made_folder(folder, RECORD, "record of a container", "package", force=force)
     shutil.rmtree(folder / APP, ignore_errors=True)
     for name in {"README.md", "requirements.txt"} | {name for files in TEMPLATES.values() for name in files}:
         (folder / name).unlink(missing_ok=True)

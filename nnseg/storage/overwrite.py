@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ Kind = Literal[
     "record of a submission",
     "record of a container",
     "record of a conversion",
+    "record of prepared scans",
     "profile",
     "validation",
 ]
@@ -54,6 +55,35 @@ def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
     if not force and (file.is_symlink() or file.exists()) and not is_made(file, kind):
         found = f"is there already, and is no {kind} that nnseg made"
         raise RunError.at(file, found, f"no file, or a {kind} of nnseg", "choose another name, or overwrite it with --force")
+
+
+def check_made_folder(folder: Path, record: str, kind: Kind, command: str, *, force: bool) -> None:
+    """Raise RunError unless a folder is new, empty, or has a record of what an earlier such command wrote into it.
+
+    Args:
+        record: name of its file.
+        command: of nnseg, for the message.
+        force: the folder may also have files that nnseg did not make.
+    """
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; choose a folder")
+    check_overwrite(folder / record, kind, force=force)
+    of_others = folder.is_dir() and any(not path.name.startswith(".lock") for path in folder.iterdir())
+    if of_others and not (folder / record).exists() and not force:
+        found = f"has files that nnseg {command} did not make"
+        raise RunError.at(folder, found, "a new folder", "choose another, or write with --force")
+
+
+def remove_recorded(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of a folder, whose record may be a stranger's: none outside of it.
+
+    Args:
+        names: paths in the folder.
+    """
+    for name in names:
+        path = folder / name
+        if path.is_file() and resolved(path.parent).is_relative_to(resolved(folder)):
+            path.unlink()
 
 
 @contextmanager
@@ -117,6 +147,7 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "record of a submission": frozenset({"challenge", "archive", "files"}),
     "record of a container": frozenset({"nnseg", "platform", "model"}),
     "record of a conversion": frozenset({"forms", "labels", "converted"}),
+    "record of prepared scans": frozenset({"steps", "scans", "nnseg"}),
     "profile": frozenset({"cases", "interval", "device"}),
     "validation": frozenset({"model", "differences", "internal_source"}),
 }
