@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.api.explain import explain as explain
     from nnseg.api.plan import plan as plan
     from nnseg.api.predict_folder import predict_folder as predict_folder
+    from nnseg.api.prepare import prepare as prepare
     from nnseg.api.run import run as run
     from nnseg.api.validate import validate as validate
     from nnseg.commands.info import information as information
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.planning.measure import measure as measure
     from nnseg.planning.planner import make_plans as make_plans
     from nnseg.planning.recipe import load_recipe as load_recipe
+    from nnseg.preprocessing.prepare import prepare_scan as prepare_scan
     from nnseg.preprocessing.preprocess import preprocess as preprocess
     from nnseg.preprocessing.preprocess import restore as restore
     from nnseg.serving.segmentation import Segmentation as Segmentation
@@ -61,6 +63,8 @@ _HOMES = {
     "measure": "nnseg.planning.measure",
     "plan": "nnseg.api.plan",
     "predict_folder": "nnseg.api.predict_folder",
+    "prepare": "nnseg.api.prepare",
+    "prepare_scan": "nnseg.preprocessing.prepare",
     "preprocess": "nnseg.preprocessing.preprocess",
     "read_dataset": "nnseg.storage.datasets.read",
     "read_label_map": "nnseg.storage.images.read",

@@ -19,6 +19,7 @@ from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
 from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
+from nnseg.commands.prepare import PreparedFolder
 from nnseg.commands.profile import Profile
 from nnseg.commands.rank import RankedScans
 from nnseg.commands.stress import StressedRun
@@ -68,6 +69,7 @@ JSON_RESULTS = {
     "check": CheckedDataset,
     "plan": PlannedRun,
     "predict": PredictedFolder,
+    "prepare": PreparedFolder,
     "rank": RankedScans,
     "convert": ConvertedFolder,
     "submit": Submission,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Unpack
 
 from nnseg.core.dataset import Reading
-from nnseg.core.keywords import PredictOptions, listing, options_of
-from nnseg.core.options import FAST_STEP, OnMissingChannel, Runtime, parse_gigabytes, parse_thresholds
+from nnseg.core.keywords import PredictOptions, Words, listing, options_of
+from nnseg.core.options import FAST_STEP, OnMissingChannel, Runtime, parse_gigabytes, parse_steps, parse_thresholds
 from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
@@ -35,6 +35,8 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     probabilities: bool = False,
     uncertainty: bool = False,
     on_missing_channel: OnMissingChannel = "error",
+    prepare: Words = (),
+    save_steps: bool = False,
     force: bool = False,
     **options: Unpack[PredictOptions],
 ) -> PredictedFolder:
@@ -59,6 +61,8 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         probabilities: also write them, as CASE.npz.
         uncertainty: also write maps of it.
         on_missing_channel: "error", or "use" to predict scans that lack a channel from the others.
+        prepare: steps before preprocessing, as of `prepare`: "n4,mask,normalize".
+        save_steps: also write the channels after each of these.
         force: also overwrite files that nnseg did not make.
         options: as of the command.
 
@@ -91,6 +95,8 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         uncertainty=uncertainty,
         spacing=chosen.spacing,
         on_missing_channel=on_missing_channel,
+        prepare=parse_steps(prepare),
+        save_steps=save_steps,
     )
     with (
         connected(chosen.cluster) as cluster,

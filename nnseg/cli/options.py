@@ -15,7 +15,7 @@ import typer
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import nearest_name
-from nnseg.core.options import FAST_STEP, MACHINE, Flag, Options, parse_count, parse_gigabytes
+from nnseg.core.options import FAST_STEP, MACHINE, Flag, Options, parse_count, parse_gigabytes, parse_steps
 
 if TYPE_CHECKING:
     from nnseg.storage.path_kinds import PathKind, Role
@@ -195,3 +195,20 @@ Memory = Annotated[
     ),
 ]
 """Of commands that predict in worker processes."""
+
+Prepare = Annotated[
+    str | None,
+    typer.Option(
+        "--prepare",
+        metavar="STEPS",
+        help="Steps before: n4,register,mask,normalize.",
+        rich_help_panel="Dataset",
+    ),
+]
+"""Of commands that predict; `steps_of` reads it."""
+
+
+def steps_of(written: str | None, option: str = "--prepare") -> tuple[str, ...]:
+    """Names of steps of preparation; NnsegError, which begins with the option, for others."""
+    with named_errors(option):
+        return parse_steps(written or ())

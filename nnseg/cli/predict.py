@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, rank, convert, explain."""
+"""Commands that use a model: predict, rank, convert, explain; and prepare, which makes its scans."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nnseg.cli.options import (
     Force,
     Memory,
     Models,
+    Prepare,
     Quiet,
     Scans,
     Verbose,
@@ -24,6 +25,7 @@ from nnseg.cli.options import (
     one_of,
     parse_step,
     reader,
+    steps_of,
     whole_number,
     with_options,
 )
@@ -55,16 +57,14 @@ def predict(
     fast: Fast = False,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format", metavar="NAME", help="Format of the label maps: nii.gz, nrrd, mha, png, dcm ... Default: the scan's."
-        ),
+        typer.Option("--format", metavar="NAME", help="Of label maps: nii.gz, nrrd, mha, png, dcm ... Default: the scan's."),
     ] = None,
     uncertainty: Annotated[
         bool,
         typer.Option("--uncertainty", help="Also write uncertainty maps, and the certainty as JSON.", metavar=""),
     ] = False,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write probabilities (float16) as CASE.npz.", metavar="")
+        bool, typer.Option("--probabilities", help="Also write them, as CASE.npz (float16).", metavar="")
     ] = False,
     step: Annotated[
         float | None,
@@ -120,13 +120,18 @@ def predict(
     runtime: Annotated[
         Runtime,
         typer.Option(
-            help="What computes on CPUs: torch, onnx, openvino or auto.",
+            help="On CPUs: torch, onnx, openvino or auto.",
             rich_help_panel=MACHINE,
             show_default=False,
             **one_of("--runtime", get_args(Runtime)) | {"metavar": "NAME"},
         ),
     ] = "torch",
     memory: Memory = None,
+    prepare: Prepare = None,
+    save_steps: Annotated[
+        bool,
+        typer.Option("--save-steps", help="Also write the channels after each of these.", metavar="", rich_help_panel="Dataset"),
+    ] = False,
     as_json: AsJson = False,
     force: Force = False,
     verbose: Verbose = False,
@@ -152,7 +157,8 @@ def predict(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing, runtime=runtime,
         thresholds=thresholds, suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty,
-        spacing=options.spacing, verbose=verbose, on_missing_channel=on_missing_channel,
+        spacing=options.spacing, verbose=verbose, on_missing_channel=on_missing_channel, prepare=steps_of(prepare),
+        save_steps=save_steps,
     )  # fmt: skip
     with (
         connected(options.cluster) as cluster,
@@ -169,6 +175,48 @@ def predict(
     exit_for_failed(predicted.findings, code=1 if len(predicted.findings) < len(predicted.scans) else 2)
     if any(one.suspect for one in predicted.unused):
         raise typer.Exit(1)
+
+
+@app.command("prepare", rich_help_panel=USE)
+@with_options("images", "channels", "spacing", "workers")
+def prepare_scans(
+    scans: Scans,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the prepared scans.")],
+    names: Annotated[
+        str,
+        typer.Option(
+            "--steps",
+            metavar="NAMES",
+            help="In this order, some of n4 (bias field), register (channels onto the first one), mask (brain, by a threshold) and"
+            " normalize. With mask:skip a scan with which the step cannot be done goes without it.",
+        ),
+    ],
+    save_steps: Annotated[bool, typer.Option("--save-steps", help="Also write the channels after each step.", metavar="")] = False,
+    as_json: AsJson = False,
+    force: Force = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write scans after steps like N4 and a brain mask, as NIfTI under their own names, to train on them: docs/how-to/preparing.md.
+
+    OUT/prepared.json records what each step did. Exit code: 0 if all are done, 1 if some failed, 2 if none is done.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    chosen = steps_of(names, "--steps")
+    check_path(scans, "scans")
+    check_path(out, "output folder")
+    with loading():
+        from nnseg.commands.prepare import prepare
+        from nnseg.core.dataset import Reading, describe_unused
+
+    made = prepare(scans, out, chosen, Reading.of(options), save_steps=save_steps, workers=options.workers, force=force)
+    if as_json:
+        show_json("prepare", made, made.findings)
+    else:
+        show(*made.inferred, *describe_unused(made.unused), made.describe())
+    exit_for_failed(made.findings, code=1 if made.scans else 2)
 
 
 @app.command(rich_help_panel=USE)

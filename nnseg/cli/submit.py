@@ -15,15 +15,18 @@ from nnseg.cli.options import (
     Force,
     Memory,
     Models,
+    Prepare,
     Quiet,
     Scans,
     Verbose,
     check_path,
     find_model,
     one_of,
+    steps_of,
     with_options,
 )
 from nnseg.cli.output import exit_for_errors, loading, log_to_terminal, show
+from nnseg.core.names import split_names
 from nnseg.core.options import FAST_STEP, Options, Platform
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def submit(
     options: Options,
     fast: Fast = False,
     memory: Memory = None,
+    prepare: Prepare = None,
     as_json: AsJson = False,
     force: Force = False,
     verbose: Verbose = False,
@@ -72,7 +76,7 @@ def submit(
         from nnseg.commands.submit import submission_order
         from nnseg.commands.submit import submit as write_submission
 
-    order = _order(models, out, options, fast=fast, verbose=verbose)
+    order = _order(models, out, options, fast=fast, verbose=verbose).model_copy(update={"prepare": steps_of(prepare)})
     with WorkerPool(submission_order(order, out, rules), devices=options.devices, memory_gb=memory) as workers:
         made = write_submission(scans, workers, rules, Reading.of(options), force=force)
     if as_json:
@@ -101,6 +105,7 @@ def package(
     output: Annotated[
         str, typer.Option(metavar="PATH", help="On grand-challenge.org: socket of the label map, like images/lesions.")
     ] = "",
+    prepare: Prepare = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -113,8 +118,16 @@ def package(
     with loading():
         from nnseg.commands.package import write_container
 
-    slugs = tuple(name.strip() for name in inputs.split(",") if name.strip())
-    write_container(path, platform, folder, folds=options.folds, inputs=slugs, output=output, force=force)
+    write_container(
+        path,
+        platform,
+        folder,
+        folds=options.folds,
+        inputs=split_names(inputs),
+        output=output,
+        prepare=steps_of(prepare),
+        force=force,
+    )
     show(f"container for {platform}: {folder}", f"next: see {folder / 'README.md'}")
 
 

@@ -56,6 +56,7 @@ class Container(FrozenModel):
         key: of the model.
         inputs: slugs of the sockets of its channels, in their order; () to tell them by their names.
         output: path of the socket of the label map.
+        prepare: steps before preprocessing.
     """
 
     nnseg: str
@@ -64,6 +65,7 @@ class Container(FrozenModel):
     key: str
     inputs: tuple[str, ...] = ()
     output: str = ""
+    prepare: tuple[str, ...] = ()
 
 
 def write_container(
@@ -74,6 +76,7 @@ def write_container(
     folds: tuple[int, ...] | None = None,
     inputs: Sequence[str] = (),
     output: str = "",
+    prepare: Sequence[str] = (),
     force: bool = False,
 ) -> Container:
     """Write a folder from which a container is built.
@@ -85,6 +88,7 @@ def write_container(
         folds: of a run; None for all.
         inputs: on grand-challenge.org the sockets of the channels, in their order; by default they are told by their names.
         output: there the path of the socket of the label map, such as ``images/lesions``.
+        prepare: steps before preprocessing of each scan.
         force: also overwrite files that nnseg did not make.
 
     Raises:
@@ -101,6 +105,7 @@ def write_container(
         key=loaded.key(),
         inputs=tuple(inputs),
         output=output or (RESULT if platform == "grand-challenge" else ""),
+        prepare=tuple(prepare),
     )
     write_json(folder / RECORD, record)  # first: if it is killed, it is known whose the files are
     copy_package(folder / APP)
@@ -150,6 +155,7 @@ def _texts(record: Container, model: Model) -> dict[str, str]:
         "recipe": next(iter(files)),
         "sockets": list_some([f"`{slug}`" for slug in record.inputs], 20) or found,
         "result": record.output,
+        "options": " ".join(_steps(record)),
     }
     written = {**files, "README.md": "README.md.j2"}
     return {name: environment.get_template(template).render(values).strip() + "\n" for name, template in written.items()}
@@ -157,6 +163,10 @@ def _texts(record: Container, model: Model) -> dict[str, str]:
 
 def _entry_point(record: Container) -> list[str]:
     if record.platform != "grand-challenge":
-        return ["python", "-m", "nnseg", "predict", "--model", "/opt/app/model.nnseg"]
+        return ["python", "-m", "nnseg", "predict", "--model", "/opt/app/model.nnseg", *_steps(record)]
     inputs = [f"--inputs={','.join(record.inputs)}"] if record.inputs else []
-    return ["python", "-m", "nnseg.serving.grand_challenge", *inputs, f"--output={record.output}"]
+    return ["python", "-m", "nnseg.serving.grand_challenge", *inputs, f"--output={record.output}", *_steps(record)]
+
+
+def _steps(record: Container) -> list[str]:
+    return [f"--prepare={','.join(record.prepare)}"] if record.prepare else []

@@ -162,6 +162,8 @@ CODES: Final[dict[str, Kind]] = {
         WARNED, "a channel fits another one better some mm away", "channels that lie on one another", "register them (--register)"
     ),
     "NS-S040": Kind(REJECTED, "a channel fits no other one after registration", "channels of one examination", "check the files"),
+    "NS-S041": Kind(REJECTED, "a step of preparation cannot be done", "a scan that it is made for", "leave it out, or skip it"),
+    "NS-S042": Kind(WARNED, "a step of preparation was skipped", "a scan that it is made for", "check its label map"),
     # label maps
     "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
     "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),

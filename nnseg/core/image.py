@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from nnseg.core.frozen import short_repr
 from nnseg.core.geometry import Box, Grid, Placement
-from nnseg.core.registration import Registration
+from nnseg.core.registration import Registration, StepRecord
 from nnseg.core.units import LengthUnit, shown_unit
 
 Floats = npt.NDArray[np.float32]
@@ -77,6 +77,7 @@ class Scan:
         source: its files; ``source.grid.reoriented(source.grid.canonical()) == grid`` unless its axes are sheared.
         notes: what was repaired or should be known, in one line each.
         missing: numbers of the channels that the scan lacks: they are zero in `image`, and again after normalization.
+        preparation: what the steps did that were applied to it, in their order.
     """
 
     image: Floats
@@ -84,8 +85,19 @@ class Scan:
     source: Source
     notes: tuple[str, ...] = ()
     missing: tuple[int, ...] = ()
+    preparation: tuple[StepRecord, ...] = ()
 
     __repr__ = short_repr
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Numbers of the channels that it has."""
+        return tuple(number for number in range(len(self.image)) if number not in self.missing)
+
+    def file_of(self, channel: int) -> Path:
+        """The file of a channel; the first one if channels have no files of their own."""
+        files = self.source.files
+        return files[channel] if len(files) == len(self.image) else files[0]
 
     def without(self, channels: Collection[int]) -> Scan:
         """The scan as if channels of these numbers were missing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -27,6 +27,10 @@ Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]
 ExportRuntime = Literal["onnx", "openvino", "torch"]
 Runtime = Literal["torch", "onnx", "openvino", "auto"]
 OnMissingChannel = Literal["error", "use"]
+PreparationStep = Literal["n4", "register", "mask", "normalize"]
+"""What can be done to a scan between reading and preprocessing."""
+SKIP = ":skip"
+"""After the name of a step: a scan with which it cannot be done goes without it."""
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
 """Kinds of degraded scans, by the names that their augmentations have in plans."""
 
@@ -208,6 +212,21 @@ def parse_thresholds(texts: Collection[str]) -> dict[str, float]:
         if found.setdefault(name.strip(), value) != value:
             raise NnsegError(f"there are two thresholds of {name.strip() or 'all labels'}; write one")
     return found
+
+
+def parse_steps(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Steps of preparation in "n4,mask:skip,normalize", or a list of such names, in this order.
+
+    Raises:
+        NnsegError: one is unknown, or there twice.
+    """
+    steps = tuple(step.strip().lower() for step in (given.split(",") if isinstance(given, str) else given))
+    names = [step.removesuffix(SKIP) for step in steps]
+    for name in names:
+        _one_of(name, get_args(PreparationStep), "no step")
+    if len({*names}) < len(names):
+        raise NnsegError(f'"{",".join(steps)}" names a step twice; write each once')
+    return steps
 
 
 def parse_codes(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, s
 from nnseg.storage.predictions import RECORD, own_files, read_all_records
 from nnseg.system.regular import folders_below
 
-NO_LABELS = ("uncertainty map", "probabilities", "objects")
+NO_LABELS = ("uncertainty map", "probabilities", "objects", "prepared channel")
 """Kinds of own files (`own_files`) that are no label maps."""
 
 
@@ -59,6 +59,7 @@ def _of_files(folder: Path) -> LabelFolder:
     notes = [f"{counted(kinds['uncertainty map'], 'uncertainty map')}"] if kinds["uncertainty map"] else []
     notes += [f"{counted(kinds['probabilities'], 'file')} of probabilities"] if kinds["probabilities"] else []
     notes += [f"{counted(kinds['objects'], 'file')} of objects"] if kinds["objects"] else []
+    notes += [f"{counted(kinds['prepared channel'], 'prepared channel')}"] if kinds["prepared channel"] else []
     notes += [f"{counted(beside, 'DICOM-SEG file')} beside the same label map in another format"] if beside else []
     return LabelFolder(path=folder, files=files, notes=(f"{folder}: not read: {', '.join(notes)}",) if notes else ())
 

@@ -58,7 +58,7 @@ def register_channels(scan: Scan, kind: RegistrationKind) -> tuple[Scan, tuple[R
     Raises:
         ScanError: a channel does not fit the first one anywhere near.
     """
-    there = [number for number in range(len(scan.image)) if number not in scan.missing]
+    there = scan.present
     if kind == "none" or len(there) < 2 or scan.source.is_2d:
         return scan, ()
     first, spacing, image, found = scan.image[there[0]], scan.grid.spacing, scan.image.copy(), []
@@ -66,10 +66,8 @@ def register_channels(scan: Scan, kind: RegistrationKind) -> tuple[Scan, tuple[R
         other = scan.image[number]
         registration, transform = register_volume(first, other, spacing, kind, channel=number)
         if registration.contrast < LEAST_CONTRAST:
-            files = scan.source.files
-            file = files[number] if len(files) == len(scan.image) else files[0]
             raise ScanError.at(
-                file,
+                scan.file_of(number),
                 f"channel {number + 1} does not fit the first one after registration (mutual information "
                 f"{registration.after:.3f}, {registration.contrast:.2f} times that some mm away)",
                 "channels of one examination",
@@ -90,7 +88,7 @@ def register_volume(
         spacing: mm along (z, y, x).
         channel: number of the volume, for the record.
     """
-    fixed, moving = (_shrunk(_to_image(volume, spacing)) for volume in (first, other))
+    fixed, moving = (shrunk(to_image(volume, spacing), WORK_MM) for volume in (first, other))
     mask = _foreground(fixed)
     transform: sitk.Transform = sitk.Euler3DTransform()
     transform.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in fixed.GetSize()]))
@@ -118,15 +116,16 @@ def register_volume(
     return registration, transform
 
 
-def _to_image(volume: Floats, spacing: Vector) -> sitk.Image:
+def to_image(volume: Floats, spacing: Vector) -> sitk.Image:
     """A volume along its own axes, from 0 mm on."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume, np.float32))
     image.SetSpacing(spacing[::-1])
     return image
 
 
-def _shrunk(image: sitk.Image) -> sitk.Image:
-    factors = [max(1, int(WORK_MM / length)) for length in image.GetSpacing()]
+def shrunk(image: sitk.Image, to_mm: float) -> sitk.Image:
+    """A volume whose voxels are averages of those that fit into a length."""
+    factors = [max(1, int(to_mm / length)) for length in image.GetSpacing()]
     return sitk.BinShrink(image, [min(factor, size) for factor, size in zip(factors, image.GetSize(), strict=True)])
 
 
@@ -181,7 +180,7 @@ def _displaced(transform: sitk.Transform, fixed: sitk.Image) -> Iterator[sitk.Tr
 
 
 def _resampled(volume: Floats, spacing: Vector, transform: sitk.Transform) -> Floats:
-    image = _to_image(volume, spacing)
+    image = to_image(volume, spacing)
     moved = sitk.Resample(image, image, transform, sitk.sitkLinear, float(volume.min()))
     return np.asarray(sitk.GetArrayFromImage(moved), np.float32)
 

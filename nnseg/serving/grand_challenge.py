@@ -1,6 +1,6 @@
 """A model in a container of grand-challenge.org: the case in /input is predicted into /output, once or for each request.
 
-    python -m nnseg.serving.grand_challenge [--inputs SLUG,...] [--output images/NAME]
+    python -m nnseg.serving.grand_challenge [--inputs SLUG,...] [--output images/NAME] [--prepare STEPS]
 
 Where the variable API_METHOD is "exec", one case is predicted. Otherwise a server answers on port 4743: ``GET /health`` with 200
 when the model is loaded, ``POST /invoke`` with 201 when the case is predicted. The model in /opt/ml/model is used, if there is one,
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.errors import NnsegError
+from nnseg.core.names import split_names
 from nnseg.serving.segmenter import Segmenter, load
 from nnseg.serving.sockets import RESULT, find_images, result_file
 from nnseg.system.log_format import log_lines
@@ -98,14 +99,14 @@ def main() -> None:
     """Predict one case, or serve until the process is stopped."""
     log_lines(stream=sys.stdout)
     chosen = _parser().parse_args()
-    inputs = tuple(filter(None, chosen.inputs.split(",")))
+    inputs = split_names(chosen.inputs)
     uploaded = sorted(chosen.models.glob("*.nnseg"))
 
     def answer() -> None:
         predict_case(model, chosen.source, chosen.target, inputs=inputs, output=chosen.output)
 
     try:
-        model = load(uploaded[0] if uploaded else chosen.model, device=chosen.device)
+        model = load(uploaded[0] if uploaded else chosen.model, device=chosen.device, prepare=split_names(chosen.prepare))
         if os.environ.get("API_METHOD") == "exec":
             answer()
             return
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--inputs", default="", help="slugs of the sockets of the channels, in their order, with commas between")
     parser.add_argument("--output", default=RESULT, help="path of the socket of the label map")
+    parser.add_argument("--prepare", default="", help="steps before preprocessing, as of nnseg predict")
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[2] / "model.nnseg")
     parser.add_argument("--models", type=Path, default=Path("/opt/ml/model"), help="folder of a model that is uploaded apart")
     parser.add_argument("--source", type=Path, default=Path("/input"))

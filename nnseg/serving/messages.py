@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from nnseg.core.dataset import Case
 from nnseg.core.decisions import Threshold
+from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
@@ -27,6 +28,11 @@ class OutputOptions(FrozenModel):
         uncertainty: also write a map of it, and the confidence into the record.
         spacing: mm along the stored axes (z, y, x), for scans whose files have none.
         on_missing_channel: a scan without a file of a channel fails, or is predicted with zeros in its place.
+        prepare: steps before preprocessing, see `nnseg.preprocessing.prepare`.
+        save_steps: also write the channels after each of these.
+
+    Raises:
+        NnsegError: there are no steps to save.
     """
 
     out: Path
@@ -35,6 +41,14 @@ class OutputOptions(FrozenModel):
     uncertainty: bool = False
     spacing: Vector | None = None
     on_missing_channel: OnMissingChannel = "error"
+    prepare: tuple[str, ...] = Field(default=(), exclude_if=lambda steps: not steps)  # left out, so that old digests hold
+    save_steps: bool = Field(default=False, exclude_if=lambda saved: not saved)  # likewise
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.save_steps and not self.prepare:
+            raise NnsegError("--save-steps writes what the steps of --prepare make, and there are none; name some")
+        return self
 
 
 class PredictionOrder(OutputOptions):
@@ -61,7 +75,7 @@ class PredictionOrder(OutputOptions):
     step: float | None = None
     mirror: bool | None = None
     classic: bool = False
-    dropout: int = Field(default=0, exclude_if=lambda draws: not draws)  # left out, so that old digests hold
+    dropout: int = Field(default=0, exclude_if=lambda draws: not draws)  # likewise
     runtime: Runtime = Field(default="torch", exclude_if=lambda runtime: runtime == "torch")  # likewise
     postprocessing: bool = True
     thresholds: dict[str, Threshold] = Field(default={}, exclude_if=lambda thresholds: not thresholds)  # so that old keys hold
@@ -127,7 +141,7 @@ class StageReached(FrozenModel):
     """A case has reached a stage.
 
     Args:
-        stage: "read", "preprocess", "network" or "write".
+        stage: "read", "prepare", "preprocess", "network" or "write".
         needed_gb: computed peak memory; 0 if not known yet.
     """
 

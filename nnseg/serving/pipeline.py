@@ -22,16 +22,20 @@ from nnseg.core.dataset import counted, list_some
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.geometry import Grid, Vector, format_axes
 from nnseg.core.image import Scan, Source
+from nnseg.core.registration import StepRecord
 from nnseg.inference.interruption import checked
 from nnseg.inference.prediction import Prediction, PreparedScan
+from nnseg.preprocessing.prepare import preparation_gb, prepare_scan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import channel_files
+from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import ScanRecord
+from nnseg.storage.prepared import write_prepared
 from nnseg.system.machine import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -184,7 +188,9 @@ class PredictionPipeline:
                 raise
             log.debug("%s", traceback.format_exc())
             retry = _may_fit_alone(error) and not case.task.exclusive
-            case.update(status="failed", reason=_reason(error))
+            for name in case.record.more:  # channels after steps of preparation, without a label map
+                (self._target.out / name).unlink(missing_ok=True)
+            case.update(status="failed", reason=_reason(error), more={})
         if case.admitted:
             self._memory.leave(case.needed_gb)
         self._report(Finished(case=case.name, record=case.record, retry_exclusive=retry))
@@ -212,11 +218,26 @@ class PredictionPipeline:
             scan = read_scan(images, repair=True, spacing=self._spacing(case))
             if len(scan.image) < len(self._predictor.model.channels):
                 scan = scan.with_missing(missing)
+        if self._target.prepare:
+            scan = self._after_steps(case, scan)
         case.update(findings=(*scan.notes, *_note_missing(scan, self._predictor.model)))
         self._report_stage(case, "preprocess")
         with case.timed("preprocess"):
             case.source, case.prepared = scan.source, self._predictor.prepare(scan)
         return True
+
+    def _after_steps(self, case: _CaseInFlight, scan: Scan) -> Scan:
+        """The scan after the steps of preparation, each of which is recorded, and written if that is wanted."""
+
+        def write(step: StepRecord, after: Scan) -> None:
+            files = write_prepared(after, step.step, case.name, self._target.out)
+            case.update(more=case.record.more | {file.name: file_hash(file) for file in files})
+
+        self._report_stage(case, "prepare")
+        with case.timed("prepare"):
+            scan = prepare_scan(scan, self._target.prepare, write if self._target.save_steps else None)
+        case.update(preparation=scan.preparation)
+        return scan
 
     def _report_stage(self, case: _CaseInFlight, stage: str) -> None:
         self._report(StageReached(case=case.name, stage=stage, needed_gb=round(case.needed_gb, 3)))
@@ -240,6 +261,8 @@ class PredictionPipeline:
             raise ScanError.at(images[0], found, expected, advice, "NS-S024")
         grid = header.grid
         case.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
+        if target.prepare:
+            case.needed_gb = max(case.needed_gb, preparation_gb(grid, header.channels))
         allowed = self._exclusive_gb if case.task.exclusive else self._memory_gb
         if case.needed_gb > allowed:
             shape, spacing = format_axes(grid.shape, "d"), format_axes(grid.spacing)
@@ -276,7 +299,7 @@ class PredictionPipeline:
             target = self._target.model_copy(update={"suffix": case.task.suffix or self._target.suffix})
             files = write_prediction(prediction, case.name, case.source, target, self._predictor.model)
             (file, file_digest), *more = files.items()
-        case.update(status="done", file=file, hash=file_digest, more=dict(more))
+        case.update(status="done", file=file, hash=file_digest, more=case.record.more | dict(more))
         return False
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from nnseg.core.colours import hex_colour_of
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
+from nnseg.core.registration import StepRecord
 from nnseg.reporting.overlay import LabelledSlice
 from nnseg.storage.images.formats import FOLDER_FORMATS, stem_of, suffix_of
 from nnseg.storage.images.write import write_label_files, write_label_map
@@ -76,6 +77,7 @@ class Segmentation(Generic[Image]):
             known.
         foreign: True if the scan is unlike those of the training; None where that was not measured.
         unlike: differences of the scan from those of the training, in spacing, size and intensities, one line each.
+        preparation: what each step did to the scan that the model was loaded with.
     """
 
     label_map: Image
@@ -92,6 +94,7 @@ class Segmentation(Generic[Image]):
     flagged: bool | None = None
     foreign: bool | None = None
     unlike: tuple[str, ...] = ()
+    preparation: tuple[StepRecord, ...] = ()
     _predicted: Predicted
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:

@@ -18,14 +18,16 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, Grid, Matrix, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL, Scan, Source
+from nnseg.core.keywords import Words
 from nnseg.core.label_volumes import sizes_in_unit
 from nnseg.core.labels import Labels
-from nnseg.core.options import Runtime
+from nnseg.core.options import Runtime, parse_steps
 from nnseg.core.plan import Plan
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction
 from nnseg.network.bundle import Model
 from nnseg.network.load import load_model, with_folds
+from nnseg.preprocessing.prepare import prepare_scan
 from nnseg.preprocessing.preprocess import OwnNormalizer
 from nnseg.reporting.overlay import most_labelled_slice
 from nnseg.serving.image_kinds import as_array, of_kind
@@ -62,11 +64,11 @@ class Segmenter:
 
     Args:
         model: its networks, labels and channels.
-        settings: as for `load`.
+        prepare, settings: as for `load`.
     """
 
-    def __init__(self, model: Model, **settings: Any) -> None:
-        self._predictor, self._told = Predictor(model, **settings), False
+    def __init__(self, model: Model, *, prepare: Words = (), **settings: Any) -> None:
+        self._predictor, self._told, self._steps = Predictor(model, **settings), False, parse_steps(prepare)
 
     def __repr__(self) -> str:
         members = self._predictor.model.members
@@ -126,6 +128,7 @@ class Segmenter:
             >>> found.volumes, found.expected_dice
         """
         read, first = self._read(scan, spacing, orientation)
+        read = prepare_scan(read, self._steps)
         for note in read.notes:
             log.warning("%s", note)
         prepared = self._predictor.prepare(read)
@@ -166,6 +169,7 @@ class Segmenter:
             flagged=confidence.flagged if confidence else None,
             foreign=bool(prediction.unlike) if trust and trust.ranges else None,
             unlike=prediction.unlike,
+            preparation=scan.preparation,
             _predicted=Predicted(
                 label_map=prediction.label_map,
                 source=scan.source,
@@ -250,6 +254,7 @@ def load(  # noqa: PLR0913 (options of a prediction)
     runtime: Runtime = "torch",
     network: Callable[[Plan], nn.Module] | None = None,
     normalizer: OwnNormalizer | None = None,
+    prepare: Words = (),
 ) -> Segmenter:
     """A model loaded to predict in memory: arrays, tensors, images of SimpleITK or nibabel, or paths in, label maps out.
 
@@ -264,6 +269,7 @@ def load(  # noqa: PLR0913 (options of a prediction)
         runtime: that computes the networks: "torch", on CPUs also "onnx", "openvino" (extra "runtimes"), or "auto" for the fastest.
         network: the function that made the networks, if it is your own.
         normalizer: of the training cases, if it is your own.
+        prepare: steps before preprocessing, as of `prepare_scan`: "n4,mask,normalize".
 
     Raises:
         ModelError: nothing is at the path, or no fold is trained, or a chosen one is not; or weights do not fit the network.
@@ -286,4 +292,5 @@ def load(  # noqa: PLR0913 (options of a prediction)
         runtime=runtime,
         network=network,
         normalizer=normalizer,
+        prepare=prepare,
     )

@@ -21,7 +21,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, FileName
 from nnseg.core.population import Population
-from nnseg.core.registration import Registration
+from nnseg.core.registration import Registration, StepRecord
 from nnseg.core.trust import Confidence
 from nnseg.storage.files import file_hash, read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
@@ -45,11 +45,11 @@ FORMAT = 4
 UNCERTAINTY = "_uncertainty.nii.gz"
 """End of the names of uncertainty maps, for every format of the scan."""
 
-INTERIOR, OBJECTS, LEVEL = "_interior", "_objects", "_level"
-"""Between the name of a case and the suffix of a map of its objects' interiors, of their numbers and their table, and of a map of a
-label's probability (`level_end`)."""
+INTERIOR, OBJECTS, LEVEL, PREPARED = "_interior", "_objects", "_level", "_prepared"
+"""Between the name of a case and the suffix of a map of its objects' interiors, of their numbers and their table, of a map of a
+label's probability (`level_end`), and of a channel after a step of preparation (`prepared_end`)."""
 
-OwnKind = Literal["label map", "uncertainty map", "probabilities", "objects", "DICOM-SEG", "spacing"]
+OwnKind = Literal["label map", "uncertainty map", "probabilities", "objects", "DICOM-SEG", "spacing", "prepared channel"]
 _KINDS: dict[str, OwnKind] = {
     UNCERTAINTY: "uncertainty map",
     ".npz": "probabilities",
@@ -79,13 +79,14 @@ class ScanRecord(FrozenModel):
         more: digests of further files, by name.
         input: digest of the scan's files.
         key: digest of the scan, the model and the options.
-        seconds: of each stage: "read", "preprocess", "network", "restore", "write".
+        seconds: of each stage: "read", "prepare" (its steps), "preprocess", "network", "restore", "write".
         peak_gb: most RAM of the process, besides mapped files, while this case was in it, perhaps with others; 0 if not measured.
         attempts: 2 if a process died in the first.
         findings: irregularities, and what was done about them.
         confidence: in the label map, if it was computed.
         objects: number of each label's objects, where the networks have learned to tell them apart.
         registrations: how channels were moved onto the first one, where the model does that.
+        preparation: steps before preprocessing, if any were asked for.
         images: the scan's files, one for each channel; of a DICOM series its folder.
     """
 
@@ -103,6 +104,7 @@ class ScanRecord(FrozenModel):
     confidence: Confidence | None = None
     objects: dict[str, int] = Field(default_factory=dict, exclude_if=lambda counts: not counts)
     registrations: tuple[Registration, ...] = Field(default=(), exclude_if=lambda found: not found)
+    preparation: tuple[StepRecord, ...] = Field(default=(), exclude_if=lambda steps: not steps)
     images: tuple[Path, ...] = ()
 
     @property
@@ -271,6 +273,11 @@ def level_end(number: int) -> str:
     return f"_{number + 1}{LEVEL}"
 
 
+def prepared_end(channel: int, step: str) -> str:
+    """What stands between the name of a case and the suffix of a channel, by number from 0, after a step of preparation."""
+    return f"_{channel:04d}_{step}{PREPARED}"
+
+
 def stems(name: str) -> list[str]:
     """What is before each dot of a file's name: one of them is the case's, which may have dots too."""
     return [name[:end] for end, letter in enumerate(name) if letter == "."]
@@ -278,7 +285,11 @@ def stems(name: str) -> list[str]:
 
 def _kind_beside(name: str) -> OwnKind | None:
     own = next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
-    return own or ("objects" if any(stem.endswith((INTERIOR, OBJECTS, LEVEL)) for stem in stems(name)) else None)
+    if own:
+        return own
+    if any(stem.endswith(PREPARED) for stem in stems(name)):
+        return "prepared channel"
+    return "objects" if any(stem.endswith((INTERIOR, OBJECTS, LEVEL)) for stem in stems(name)) else None
 
 
 class PredictionsWriter:

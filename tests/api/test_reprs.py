@@ -54,6 +54,8 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
         "measure": fingerprint,
         "plan": nnseg.plan(ball_run / "fingerprint.json", place / "run", recipe=tiny_recipe, device="cpu"),
         "predict_folder": PredictedFolder(folder=place, scans=read_predictions(done.plans[0].fold(0).predictions)),
+        "prepare": nnseg.prepare(ball_dataset / "imagesTr", place / "prepared", steps="normalize"),
+        "prepare_scan": nnseg.prepare_scan(scan, "normalize"),
         "preprocess": case,
         "read_dataset": dataset,
         "read_label_map": label_map,

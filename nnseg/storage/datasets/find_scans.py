@@ -128,17 +128,24 @@ def _sorted(cases: Iterable[Case]) -> tuple[Case, ...]:
     return tuple(found)
 
 
-def _like_channels(cases: Sequence[Case], channels: int) -> Iterator[str]:
-    """A line if several scans are named as channels of others, with more channels than the model has."""
+def named_channels(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Numbers at the end of the names of several scans, by what stands before them, if they count channels: in all the same."""
     groups: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         if (match := CHANNEL.fullmatch(case.name)) and len(case.images) == 1:
             groups[match["case"]].append(match["channel"])
     counts = {tuple(sorted(numbers)) for numbers in groups.values()}
     if len(groups) < FEWEST_LIKE_CHANNELS or len(counts) != 1:
-        return
+        return {}
     (numbers,) = counts
-    if channels < len(numbers) <= MOST_CHANNELS and numbers == tuple(f"{i:04d}" for i in range(len(numbers))):
+    return groups if len(numbers) <= MOST_CHANNELS and numbers == tuple(f"{i:04d}" for i in range(len(numbers))) else {}
+
+
+def _like_channels(cases: Sequence[Case], channels: int) -> Iterator[str]:
+    """A line if several scans are named as channels of others, with more channels than the model has."""
+    groups = named_channels(cases)
+    numbers = sorted(next(iter(groups.values()), []))
+    if len(numbers) > channels:
         suffix = suffix_of(cases[0].images[0])
         yield (
             f"warning: the names are those of {counted(len(groups), 'scan')} with {len(numbers)} channels each "

@@ -78,7 +78,7 @@ def walk(root: Path) -> Tree:
     """All that lies in a folder. Links that lead back to a folder above them are not followed."""
     tree = Tree(root=root)
     _look_into(tree, root, (), frozenset({os.path.realpath(root)}))
-    leave_out_own(tree, "uncertainty map", "probabilities", "objects")
+    leave_out_own(tree, "uncertainty map", "probabilities", "objects", "prepared channel")
     if any(not item.is_localiser and not item.is_label for item in tree.items):
         tree.items = [item for item in tree.items if not item.is_localiser]
     else:
