@@ -14,6 +14,7 @@ from pydantic import BaseModel, RootModel
 from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.commands.audit import AuditedRun
 from nnseg.commands.convert import ConvertedFolder
+from nnseg.commands.correct import Correction
 from nnseg.commands.evaluate import Evaluation
 from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
@@ -71,6 +72,7 @@ JSON_RESULTS = {
     "predict": PredictedFolder,
     "prepare": PreparedFolder,
     "rank": RankedScans,
+    "correct": Correction,
     "convert": ConvertedFolder,
     "submit": Submission,
     "profile": Profile,

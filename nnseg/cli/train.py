@@ -117,6 +117,34 @@ def check(
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options(*READING)
+def correct(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans.")],
+    case: Annotated[str, typer.Argument(metavar="CASE", help="Name of a case, as nnseg check lists it.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="The corrected label map, on the grid of the scan.")],
+    as_json: AsJson = False,
+    *,
+    options: Options,
+    quiet: Quiet = False,
+) -> None:
+    """Put a label map that was corrected by hand in the place of a case's; the one before is kept in DATASET/.replaced.
+
+    Repeat nnseg run afterwards: only what depends on the case is done again.
+    """
+    log_to_terminal(quiet=quiet)
+    check_path(dataset, "dataset")
+    with loading():
+        from nnseg.commands.correct import correct as correct_case
+        from nnseg.core.dataset import Reading
+
+    made = correct_case(dataset, case, mask, Reading.of(options))
+    if as_json:
+        show_json("correct", made, made.findings)
+    else:
+        show(*made.describe())
+
+
+@app.command(rich_help_panel=PANEL)
 @with_options(*PLANNING)
 def plan(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans, or the fingerprint.json of one.")],
