@@ -10,6 +10,7 @@ from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from nnseg.core.dataset import Case, Finding, Reading, counted, list_some
 from nnseg.core.errors import DatasetError, ScanError, suppress_unless_fault
@@ -54,7 +55,7 @@ class Correction(FrozenModel):
     after: str
     changed: int | None
     dice: Mapping[str, float | None]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = Field(default=(), exclude=True)
 
     def describe(self) -> Iterator[str]:
         """What was done, in lines."""

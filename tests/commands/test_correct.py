@@ -9,7 +9,7 @@ import pytest
 from standin import write_scan
 from warm import nnseg
 
-from nnseg.commands.correct import FOLDER, RECORD, Correction, correct
+from nnseg.commands.correct import FOLDER, RECORD, correct
 from nnseg.core.dataset import Reading
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.datasets.layouts import find_layout
@@ -51,7 +51,7 @@ def test_the_new_label_map_is_in_its_place_and_the_old_one_is_kept(dataset: Path
     again = correct(dataset, "a", write_mask(tmp_path / "other.nii.gz", value=2), Reading())
     assert again.kept != made.kept
     lines = (dataset / FOLDER / RECORD).read_text().splitlines()
-    assert [Correction.model_validate_json(line) for line in lines] == [made, again]
+    assert lines == [one.model_dump_json() for one in (made, again)]
     assert find_layout(dataset, Reading()).cases == cases
 
 
