@@ -93,5 +93,4 @@ def _moved(
 
 
 def _inverse(motion: Motion) -> Motion:
-    back: Motion = np.linalg.inv(motion)
-    return back
+    return np.linalg.inv(motion).astype(np.float64)
