@@ -10,7 +10,7 @@ import typer
 from nnseg.cli.app import EVALUATE, app
 from nnseg.cli.options import Force, KnownRun, Quiet, check_path, check_suffix, one_of, with_options
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
-from nnseg.core.options import Options
+from nnseg.core.options import HeadMethod, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +38,24 @@ def report(
         ),
     ] = None,
     covariates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of predictions: a CSV of case, age and sex of the scans.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Of predictions: a CSV of case, age, sex and icv (ml of the head)."),
     ] = None,
     visits: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Of predictions: a CSV of case, patient and date, to show how volumes change between visits."
+        ),
+    ] = None,
+    head: Annotated[
+        str, typer.Option(metavar="LABEL", help="Of predictions: label that is the intracranial volume, where no CSV gives it.")
+    ] = "",
+    correct_head: Annotated[
+        HeadMethod | None,
+        typer.Option(
+            help="Of predictions: correct volumes for head size before they are compared with the population: ratio of head "
+            "sizes, or residual of a regression.",
+            **one_of("--correct-head", get_args(HeadMethod)),
         ),
     ] = None,
     lesions: Annotated[
@@ -75,6 +87,7 @@ def report(
         from nnseg.system.cluster import computed_on
 
         tables, asked = {"covariates": covariates, "visits": visits}, {"lesions": tuple(lesions or ()), "align": align}
+        asked |= {"head": head, "correction": correct_head}
         with computed_on(options.cluster):
             _report_predictions(folder, population, tables, asked, sheets=sheets, workers=options.workers, force=force)
         return

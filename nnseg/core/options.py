@@ -20,6 +20,7 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
 InitMode = Literal["whole", "low_rate", "frozen", "auto"]
+HeadMethod = Literal["ratio", "residual"]
 RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
 Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]

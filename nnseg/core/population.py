@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from nnseg.core.errors import DatasetError
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.head_size import FEWEST_HEADS, HeadCorrection, regression_slope
+from nnseg.core.options import HeadMethod
 from nnseg.core.validation import NotNegative, Positive
 
 Sex = Literal["F", "M"]
@@ -43,11 +46,13 @@ class Person(FrozenModel):
         volumes: ml, by label.
         age: years; None if unknown.
         sex: None if unknown.
+        head_ml: intracranial volume; None if unknown.
     """
 
     volumes: dict[str, NotNegative]
     age: Age | None = None
     sex: Sex | None = None
+    head_ml: NotNegative | None = Field(default=None, exclude_if=lambda ml: ml is None)
 
 
 class Distribution(FrozenModel):
@@ -98,11 +103,13 @@ class Population(FrozenModel):
         source: in words: "training set of Hippocampus".
         labels: by name of the label or region.
         people: single members, to select by age and sex; empty where patients must not be identifiable.
+        correction: for head size, by which all these volumes are corrected, as one must be that is compared with them.
     """
 
     source: str
     labels: dict[str, Distribution]
     people: tuple[Person, ...] = ()
+    correction: HeadCorrection | None = Field(default=None, exclude_if=lambda found: found is None)
 
     def percentile(self, label: str, ml: float, *, age: float | None = None, sex: Sex | None = None) -> Percentile | None:
         """The percentile of a volume among people of the same sex and about the same age, or else among all.
@@ -178,6 +185,33 @@ def make_population(people: Sequence[Person], source: str, *, apart: bool = Fals
     names = dict.fromkeys(name for person in people for name in person.volumes)
     labels = {name: _distribution([p.volumes[name] for p in people if name in p.volumes]) for name in names}
     return Population(source=source, labels=labels, people=tuple(people) if apart else ())
+
+
+def corrected_for_head(population: Population, method: HeadMethod) -> Population:
+    """A population with the volumes that its members would have in heads of average size; members without a head size are left out.
+
+    Raises:
+        DatasetError: fewer than 20 members have a head size.
+    """
+    people = [person for person in population.people if person.head_ml]
+    heads = [person.head_ml or 0.0 for person in people]
+    if len(people) < FEWEST_HEADS:
+        raise DatasetError(
+            f"{len(people)} of the {population.source} have a head size, at least {FEWEST_HEADS} are needed to correct volumes; "
+            'add a column "icv" in ml to the table of the population, or name the label with --head'
+        )
+    slopes = {}
+    for label in population.labels if method == "residual" else ():
+        known = [person for person in people if label in person.volumes]
+        slope = regression_slope([person.head_ml or 0.0 for person in known], [person.volumes[label] for person in known])
+        slopes |= {} if slope is None else {label: slope}
+    correction = HeadCorrection(method=method, mean_ml=float(np.mean(heads)), people=len(people), slopes=slopes)
+    made = []
+    for person in people:
+        new = {label: correction.corrected(label, ml, person.head_ml) for label, ml in person.volumes.items()}
+        made.append(person.model_copy(update={"volumes": {label: ml for label, ml in new.items() if ml is not None}}))
+    source = f"{population.source}, volumes corrected ({method}) to heads of {correction.mean_ml:.0f} ml"
+    return make_population(made, source, apart=True).model_copy(update={"correction": correction})
 
 
 def _distribution(volumes: Sequence[float]) -> Distribution:

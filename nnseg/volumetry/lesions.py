@@ -111,7 +111,7 @@ class LesionMap:
     lesions: tuple[Lesion, ...]
 
 
-def check_lesion_labels(names: Collection[str], labels: Labels) -> None:
+def check_labels(names: Collection[str], labels: Labels) -> None:
     """Refuse names that no label or region has.
 
     Raises:
@@ -120,7 +120,7 @@ def check_lesion_labels(names: Collection[str], labels: Labels) -> None:
     for name in names:
         if name not in labels.foreground:
             known = nearest_name(name, labels.foreground) or listed(labels.foreground)
-            raise DatasetError(f'there is no label "{name}" whose objects could be measured; give {known}')
+            raise DatasetError(f'there is no label "{name}" to be measured; give {known}')
 
 
 def sum_of_largest(lesions: Sequence[Lesion]) -> float:

@@ -91,6 +91,7 @@ def sheet_html(
         paired=any(v.asymmetry is not None for v in case.labels.values()),
         expected=any(v.expected_dice is not None for v in case.labels.values()),
         counted=any(v.objects is not None for v in case.labels.values()),
+        corrected=any(v.corrected is not None for v in case.labels.values()),
         compared=_describe_populations(case),
         changes=changes or {},
         lesions=_lesion_rows(case)[:MOST_LESIONS],
@@ -144,6 +145,7 @@ def report_html(
         flagged=flagged,
         quality=fmean(known) if (known := [c.quality for c in done if c.quality is not None]) else None,
         outside=_percent_outside(done),
+        corrected=bool(population and population.correction),
         aged=any(c.patient.age is not None or c.patient.sex for c in done),
         columns=volumetry.names if len(volumetry.names) <= MOST_COLUMNS else (),
         summaries=[_summarize(name, volumetry, population, drawn=i < drawn) for i, name in enumerate(volumetry.names) if done],
@@ -187,7 +189,11 @@ def _summarize(name: str, volumetry: Volumetry, population: Population | None, *
     cases = [case for case in volumetry.cases if not case.failed]
     volumes = {case.name: case.labels[name].ml for case in cases}
     middle, unusual = median(volumes.values()), [case.unusual.get(name) for case in cases]
-    others = population.percentile(name, middle) if population else None
+    compared = {case.name: case.labels[name] for case in cases}
+    if population and population.correction:
+        compared = {case: volume for case, volume in compared.items() if volume.corrected is not None}
+    values = {case: volume.compared for case, volume in compared.items()}
+    others = population.percentile(name, median(values.values())) if population and values else None
     return LabelSummary(
         name=name,
         median=middle,
@@ -196,7 +202,7 @@ def _summarize(name: str, volumetry: Volumetry, population: Population | None, *
         others=others,
         low=unusual.count("low"),
         high=unusual.count("high"),
-        chart=volumes_svg(name, volumes, others.band if others else None, volumetry.unit) if drawn else Markup(),
+        chart=volumes_svg(name, values or volumes, others.band if others else None, volumetry.unit) if drawn else Markup(),
     )
 
 
@@ -221,6 +227,7 @@ def _lesion_changes(cases: Sequence[CaseVolumes]) -> list[tuple[CaseVolumes, Les
 def _draw_courses(volumetry: Volumetry, population: Population | None) -> list[tuple[str, Markup]]:
     """The course of the labels that certainly changed, then of others, up to `MOST_DRAWN`, with captions."""
     courses: dict[tuple[str, str], list[MeasuredVolume]] = {}
+    population = None if population and population.correction else population  # volumes of visits are not corrected
     for change in sorted(volumetry.changes, key=lambda change: not change.certain):
         course = courses.setdefault((change.patient, change.label), [])
         course += [one for one in (change.before, change.after) if one not in course]

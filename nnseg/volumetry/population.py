@@ -43,12 +43,18 @@ def read_population(path: Path, labels: Labels) -> Population:
     return found
 
 
+def with_heads(population: Population, label: str) -> Population:
+    """A population in which the volume of a label or region is the head size of those who have none otherwise."""
+    people = (
+        person if person.head_ml or label not in person.volumes else person.model_copy(update={"head_ml": person.volumes[label]})
+        for person in population.people
+    )
+    return population.model_copy(update={"people": tuple(people)})
+
+
 def _read_volumes(path: Path) -> Population:
     cases = [case for case in read_json(path, Volumetry).cases if not case.failed]
     if not cases:
         raise DatasetError(f"{path} has no volumes; give another population")
-    people = [
-        Person(volumes={name: v.ml for name, v in case.labels.items()}, age=case.patient.age, sex=case.patient.sex)
-        for case in cases
-    ]
+    people = [Person(volumes={name: v.ml for name, v in case.labels.items()}, **case.patient.model_dump()) for case in cases]
     return make_population(people, f"{len(people)} scans in {path.absolute().parent.name}", apart=True)

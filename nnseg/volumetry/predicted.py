@@ -11,6 +11,7 @@ from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.labels import Labels
+from nnseg.core.options import HeadMethod
 from nnseg.core.population import Population
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.resampling import upright
@@ -30,10 +31,14 @@ class MeasureOptions:
     Args:
         lesions: labels whose objects are measured one by one.
         align: register the scans of a patient's visits before lesions are matched.
+        head: label or region that is the intracranial volume; "" for none.
+        correction: for head size, of volumes that are compared with a population; None compares them as they are.
     """
 
     lesions: tuple[str, ...] = ()
     align: bool = False
+    head: str = ""
+    correction: HeadMethod | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

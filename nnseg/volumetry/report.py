@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels
-from nnseg.core.population import Population
+from nnseg.core.population import Population, corrected_for_head
 from nnseg.core.trust import FolderDice
 from nnseg.core.units import volume_name
 from nnseg.evaluation.folder_dice import estimate_folder_dice
@@ -22,9 +22,10 @@ from nnseg.storage.images.resampling import upright_label_map
 from nnseg.storage.predictions import Predictions, read_record
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
-from nnseg.volumetry.lesions import check_lesion_labels
+from nnseg.volumetry.lesions import check_labels
 from nnseg.volumetry.measure_lesions import with_lesions
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
+from nnseg.volumetry.population import with_heads
 from nnseg.volumetry.predicted import MeasureOptions, VolumetryOptions, read_case, read_uncertainty
 from nnseg.volumetry.tables import (
     changes_table,
@@ -72,7 +73,7 @@ def report_predictions(
     Args:
         folder: of the label maps, with their ``predictions.json``.
         population: to compare with; by default the training set's.
-        covariates: a table of case, age and sex.
+        covariates: a table of case, age, sex and head size.
         visits: a table of case, patient and date; changes between the visits of a patient are measured then.
         asked: what is measured besides volumes.
         sheets: False leaves out the sheets.
@@ -183,11 +184,14 @@ def _changes_since(options: VolumetryOptions, before: CaseVolumes, case: CaseVol
 
 
 def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> CaseVolumes:
-    written = options.records[name]
+    written, volumes = options.records[name], volumes_of(label_map, options.labels)
+    patient = options.patients.get(name, Patient())
+    if patient.head_ml is None and volumes.get(options.asked.head):
+        patient = patient.model_copy(update={"head_ml": volumes[options.asked.head]})
     return describe_volumes(
         name,
-        volumes_of(label_map, options.labels),
-        patient=options.patients.get(name),
+        volumes,
+        patient=patient,
         population=options.population,
         confidence=written.confidence,
         objects=written.objects,
@@ -212,8 +216,8 @@ def _read_options(
     sheets: bool,
 ) -> VolumetryOptions:
     record, labels = read_record(folder)
-    check_lesion_labels(asked.lesions, labels)
-    population = population or record.population
+    check_labels((*asked.lesions, *filter(None, [asked.head])), labels)
+    population = _comparable(population or record.population, asked)
     header = Volumetry(
         made_by=_made_by(record),
         population=population.source if population else "",
@@ -233,6 +237,19 @@ def _read_options(
         sheets=sheets,
         asked=asked,
     )
+
+
+def _comparable(population: Population | None, asked: MeasureOptions) -> Population | None:
+    """The population, with volumes corrected as those of the cases will be.
+
+    Raises:
+        DatasetError: there is none to correct, or too few of it have a head size.
+    """
+    if asked.correction is None:
+        return population
+    if population is None:
+        raise DatasetError("there is no population by which volumes could be corrected for head size; give one with --population")
+    return corrected_for_head(with_heads(population, asked.head), asked.correction)
 
 
 def _made_by(record: Predictions) -> dict[str, str]:

@@ -27,31 +27,44 @@ LONG = (
 )  # fmt: skip
 """Columns of the table with a line for each case and label; "low" and "high" are the ends of the interval of its volume."""
 
+MORE = ("objects", "head_ml", "corrected_ml")
+"""Further columns, where there is something in them: objects that the model tells apart, head size, and volume corrected for it."""
+
 ML_COLUMNS = (ML, "1000_voxels", "1000_pixels")
 """Columns of volumes, as `_column` writes names."""
 
 WOMEN, MEN = ("f", "female", "woman", "w", "weiblich"), ("m", "male", "man", "männlich")
 UNKNOWN = ("", "-", "?", "n/a", "na", "nan", "none", "unknown", "o", "other", "x")
 OLDEST = 130.0
+HEADS = ("icv", "etiv", "tiv")
+"""Columns of head sizes: intracranial volume, as FreeSurfer and others call it."""
+LARGEST_HEAD = 5000.0
+"""Ml, so that FreeSurfer's mm³ are not taken for ml."""
 
 
 def long_table(volumetry: Volumetry) -> str:
     """CSV with a line for each case and label, and one for each case that failed; the `LONG` columns, "ml" under its own name, and
-    if the model tells objects apart their number."""
-    counted = any(volume.objects is not None for case in volumetry.cases for volume in case.labels.values())
-    columns = [volumetry.unit if column == ML else column for column in LONG] + ["objects"] * counted
-    rows = (row for case in volumetry.cases for row in _long_rows(case))
-    return csv_text(columns, (row if counted else row[: len(LONG)] for row in rows))
+    those of `MORE` that a case has a value of."""
+    rows = [row for case in volumetry.cases for row in _long_rows(case)]
+    more = [place for place in range(len(LONG), len(LONG) + len(MORE)) if any(row[place] is not None for row in rows)]
+    columns = [volumetry.unit if column == ML else column for column in LONG] + [MORE[place - len(LONG)] for place in more]
+    return csv_text(columns, ([*row[: len(LONG)], *(row[place] for place in more)] for row in rows))
 
 
 def wide_table(volumetry: Volumetry) -> str:
-    """CSV with a line for each case that did not fail: case, age, sex, and ml of each label. It can serve as a population."""
+    """CSV with a line for each case that did not fail: case, age, sex, if known head size, and ml of each label. It can serve as a
+    population."""
+    cases = [case for case in volumetry.cases if not case.failed]
+    heads = any(case.patient.head_ml is not None for case in cases) and HEADS[0] not in map(_column, volumetry.names)
     rows = (
-        [case.name, case.patient.age, case.patient.sex, *(case.labels[name].ml for name in volumetry.names)]
-        for case in volumetry.cases
-        if not case.failed
+        [case.name, case.patient.age, case.patient.sex, *([case.patient.head_ml] if heads else []), *_wide_volumes(case, volumetry)]
+        for case in cases
     )
-    return csv_text(("case", "age", "sex", *volumetry.names), rows)
+    return csv_text(("case", "age", "sex", *([HEADS[0]] if heads else []), *volumetry.names), rows)
+
+
+def _wide_volumes(case: CaseVolumes, volumetry: Volumetry) -> list[float]:
+    return [case.labels[name].ml for name in volumetry.names]
 
 
 def changes_table(volumetry: Volumetry) -> str:
@@ -114,8 +127,9 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
     """The population in a table, with each person's volumes.
 
     Args:
-        path: CSV with the columns ``case``, if known ``age`` (years) and ``sex`` (F or M), and one for each label, in ml ("Liver",
-            "liver ml" or "Liver (ml)"); or with ``case``, ``label`` and ``ml``, a line for each.
+        path: CSV with the columns ``case``, if known ``age`` (years), ``sex`` (F or M) and ``icv`` (ml of the head; or ``etiv``,
+            ``tiv``), and one for each label, in ml ("Liver", "liver ml" or "Liver (ml)"); or with ``case``, ``label`` and ``ml``, a
+            line for each.
         labels: names to read; the table may have more, and lack some.
 
     Raises:
@@ -130,20 +144,23 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
 
 
 def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:
-    """Age and sex by case.
+    """Age, sex and head size by case.
 
     Args:
-        path: CSV with the columns ``case`` and ``age``, ``sex`` or both.
+        path: CSV with the columns ``case``, and of ``age``, ``sex`` and ``icv`` (ml) at least one.
         names: of the scans. The table may list others only if it has all scans; else a name is probably misspelt.
 
     Raises:
         DatasetError: the table cannot be read; names the line and the column.
     """
     table = read_case_table(path, compared=_column)
-    if not {"age", "sex"} & set(table.columns):
+    if not {"age", "sex", *HEADS} & set(table.columns):
         raise table.wrong(f"has the columns {', '.join(table.columns)}", "age or sex, or both, are expected")
-    ages = {case: _age_and_sex(table, row) for case, row in _rows_of(table, names).items()}
-    return {case: Patient(age=age, sex=sex) for case, (age, sex) in ages.items()}
+    found = {}
+    for case, row in _rows_of(table, names).items():
+        age, sex = _age_and_sex(table, row)
+        found[case] = Patient(age=age, sex=sex, head_ml=_head(table, row))
+    return found
 
 
 def read_visits(path: Path, names: Collection[str]) -> dict[str, Visit]:
@@ -209,6 +226,11 @@ def _age_and_sex(table: CaseTable, row: Row) -> tuple[float | None, Sex | None]:
     return _number(table, row, "age", OLDEST), "F" if sex.casefold() in WOMEN else "M" if sex.casefold() in MEN else None
 
 
+def _head(table: CaseTable, row: Row) -> float | None:
+    """Head size in ml; one of 0 is none."""
+    return next((ml for column in HEADS if (ml := _number(table, row, column, LARGEST_HEAD))), None)
+
+
 def _wide_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
     columns = {name: _column(name) for name in labels if _column(name) in table.columns}
     if not columns:
@@ -218,7 +240,7 @@ def _wide_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
     for case, row in table.by_case().items():
         volumes = {name: ml for name, column in columns.items() if (ml := _number(table, row, column)) is not None}
         age, sex = _age_and_sex(table, row)
-        people[case] = Person(volumes=volumes, age=age, sex=sex)
+        people[case] = Person(volumes=volumes, age=age, sex=sex, head_ml=_head(table, row))
     return people
 
 
@@ -228,7 +250,7 @@ def _long_people(table: CaseTable, labels: Sequence[str], volumes: str) -> dict[
     for row in table.rows:
         name, ml = by_column.get(_column(row.cells["label"])), _number(table, row, volumes)
         age, sex = _age_and_sex(table, row)
-        before = people.get(row.case, Person(volumes={}, age=age, sex=sex))
+        before = people.get(row.case, Person(volumes={}, age=age, sex=sex, head_ml=_head(table, row)))
         if name is None or ml is None:
             continue
         if name in before.volumes:
@@ -250,13 +272,14 @@ def _column(name: str) -> str:
 def _long_rows(case: CaseVolumes) -> Iterator[list[str | float | None]]:
     about = [case.patient.age, case.patient.sex, _rounded(case.quality, 4), "; ".join(case.flags)]
     if case.failed:
-        yield [case.name, *[None] * 12, *about, case.failed, None]
+        yield [case.name, *[None] * 12, *about, case.failed, None, case.patient.head_ml, None]
     for name, volume in case.labels.items():
         at = volume.percentile
         stands = [round(at.percent, 1), f"{at.n:g}", at.among, at.unusual] if at else [None] * 4
+        heads = case.patient.head_ml, _rounded(volume.corrected, 6)
         sides, expected = _rounded(volume.asymmetry, 2), _rounded(volume.expected_dice, 4)
         ends = [*(volume.interval or (None, None)), *(_rounded(end, 4) for end in volume.dice_interval or (None, None))]
-        yield [case.name, name, volume.ml, *stands, sides, expected, *ends, *about, None, volume.objects]
+        yield [case.name, name, volume.ml, *stands, sides, expected, *ends, *about, None, volume.objects, *heads]
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -27,14 +27,16 @@ VOLUMES = "volumes.json"
 
 
 class Patient(FrozenModel):
-    """Age and sex of a patient, None where they are unknown.
+    """Age, sex and head size of a patient, None where they are unknown.
 
     Args:
         age: years.
+        head_ml: intracranial volume.
     """
 
     age: Age | None = None
     sex: Sex | None = None
+    head_ml: NotNegative | None = Field(default=None, exclude_if=lambda ml: ml is None)
 
 
 class LabelVolume(FrozenModel):
@@ -42,6 +44,7 @@ class LabelVolume(FrozenModel):
 
     Args:
         ml: its volume.
+        corrected: ml in a head of average size, which the population's are compared with; None if nothing was corrected.
         percentile: in the population; None without one.
         asymmetry: of a label with a counterpart on the other side, 200 (left - right) / (left + right) in percent; None if
             it has none, or both are empty.
@@ -52,12 +55,18 @@ class LabelVolume(FrozenModel):
     """
 
     ml: NotNegative
+    corrected: NotNegative | None = Field(default=None, exclude_if=lambda ml: ml is None)
     percentile: Percentile | None = None
     asymmetry: Number | None = None
     expected_dice: Probability | None = None
     dice_interval: Shares | None = None
     interval: Range | None = None
     objects: int | None = Field(default=None, ge=0, exclude_if=lambda count: count is None)
+
+    @property
+    def compared(self) -> float:
+        """The volume that the population's are compared with."""
+        return self.ml if self.corrected is None else self.corrected
 
 
 def length_of(unit: str) -> str:
@@ -181,10 +190,15 @@ def describe_volumes(
     expected = confidence.expected_dice if confidence else {}
     dice_intervals = confidence.dice_intervals if confidence else {}
     factors = confidence.volume_factors if confidence else {}
+    correction = population.correction if population else None
+    corrected = {label: correction.corrected(label, ml, patient.head_ml) if correction else None for label, ml in volumes.items()}
+    if correction and patient.head_ml is None:
+        notes = (*notes, "its head size is not known, so that its volumes are not compared with others")
     labels = {
         label: LabelVolume(
             ml=ml,
-            percentile=population.percentile(label, ml, age=patient.age, sex=patient.sex) if population else None,
+            corrected=corrected[label],
+            percentile=_percentile(population, label, corrected[label] if correction else ml, patient),
             asymmetry=asymmetry.get(label),
             expected_dice=expected.get(label),
             dice_interval=dice_intervals.get(label),
@@ -204,6 +218,12 @@ def describe_volumes(
         notes=tuple(note for note in notes if split_code(note)[0] not in differences),
         unit=unit,
     )
+
+
+def _percentile(population: Population | None, label: str, ml: float | None, patient: Patient) -> Percentile | None:
+    if population is None or ml is None:
+        return None
+    return population.percentile(label, ml, age=patient.age, sex=patient.sex)
 
 
 def _quality_flags(confidence: Confidence | None) -> list[str]:

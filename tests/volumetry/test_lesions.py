@@ -14,7 +14,7 @@ from nnseg.core.registration import Registration
 from nnseg.volumetry.alignment import _in_world, align_visits
 from nnseg.volumetry.find_lesions import find_lesions
 from nnseg.volumetry.lesion_changes import match_lesions
-from nnseg.volumetry.lesions import Lesion, LesionMap, check_lesion_labels, sum_of_largest
+from nnseg.volumetry.lesions import Lesion, LesionMap, check_labels, sum_of_largest
 
 LABELS = Labels(names=("background", "lesion", "node"), values=(0, 1, 2))
 GRID = Grid(shape=(4, 20, 20), spacing=(5.0, 1.0, 1.0))
@@ -81,9 +81,9 @@ def test_the_sum_takes_five_lesions_and_two_of_a_label():
 
 
 def test_an_unknown_label_is_refused_with_the_nearest():
-    check_lesion_labels(("node",), LABELS)
-    with pytest.raises(DatasetError, match='no label "lesoin" whose objects could be measured; give lesion'):
-        check_lesion_labels(("lesoin",), LABELS)
+    check_labels(("node",), LABELS)
+    with pytest.raises(DatasetError, match='no label "lesoin" to be measured; give lesion'):
+        check_labels(("lesoin",), LABELS)
 
 
 def kinds(before: LesionMap, after: LesionMap, **how) -> list[tuple]:

@@ -26,6 +26,7 @@ from nnseg.storage.files import read_json, write_json
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.predictions import RECORD, Predictions, read_record
 from nnseg.volumetry.population import read_population
+from nnseg.volumetry.predicted import MeasureOptions
 from nnseg.volumetry.report import report_predictions
 from nnseg.volumetry.volumes import Volumetry
 
@@ -196,6 +197,45 @@ def test_changes_between_visits_are_in_table_page_and_sheet(folder, tmp_path):
     assert {file.state for file in verify(folder)} == {"intact"}
     done = CliRunner().invoke(app, ["report", str(folder), "--visits", str(table), "--no-sheets", "--workers", "1"])
     assert f"changes: {folder / 'changes.csv'}, 1 between visits, of unknown uncertainty (see predict --uncertainty)" in done.stdout
+
+
+@pytest.mark.parametrize("by_label", [False, True])
+def test_volumes_are_corrected_for_head_size_before_they_are_compared(folder, tmp_path, by_label):
+    heads = [0.02 + 0.001 * i for i in range(40)]  # where the label itself is the head: of the size of these scans
+    lines = [f"p{i},{'' if by_label else 1200 + 15 * i},{heads[i]:g}" for i in range(40)]
+    (tmp_path / "others.csv").write_text("\n".join(["case,eTIV (ml),bright", *lines]))
+    (tmp_path / "patients.csv").write_text("case,icv\n'=a,1000\nb,1500\nc,\nbroken,\n")
+    options = ["--population", str(tmp_path / "others.csv"), "--correct-head", "ratio", "--workers", "1"]
+    options += ["--head", "bright"] if by_label else ["--covariates", str(tmp_path / "patients.csv")]
+    done = CliRunner().invoke(app, ["report", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    found = {case.name: case for case in read_json(folder / "volumes.json", Volumetry).cases}
+    mean = np.mean(heads) if by_label else 1200 + 15 * 19.5
+    own = {"=a": bright_ml(folder, "=a"), "b": bright_ml(folder, "b")} if by_label else {"=a": 1000, "b": 1500}
+    for name, head in own.items():
+        volume = found[name].labels["bright"]
+        assert (found[name].patient.head_ml, volume.corrected) == (pytest.approx(head), pytest.approx(volume.ml * mean / head))
+        assert volume.percentile is not None
+    assert {r["case"]: r["head_ml"] for r in rows(folder / "volumes.csv")}["b"] == str(found["b"].patient.head_ml)
+    sheet = (folder / "sheets" / "b.html").read_text()
+    assert ("Corrected for head size" in sheet, "volumes corrected (ratio) to heads of" in sheet) == (True, True)
+    if not by_label:
+        assert (found["c"].labels["bright"].percentile, found["c"].labels["bright"].corrected) == (None, None)
+        assert any("its head size is not known" in note for note in found["c"].notes)
+        again = read_population(folder / "volumes_wide.csv", read_record(folder)[1])
+        assert [person.head_ml for person in again.people] == [1000, 1500, None]
+        assert read_population(folder / "volumes.json", read_record(folder)[1]).people == again.people
+
+
+def test_head_sizes_in_mm3_are_refused(folder, tmp_path):
+    (tmp_path / "patients.csv").write_text("case,etiv\n'=a,1500000\nb,1\nc,1\nbroken,1\n")
+    with pytest.raises(DatasetError, match='column "etiv": 1500000 cannot be; a number between 0 and 5000 is expected'):
+        report_predictions(folder, covariates=tmp_path / "patients.csv")
+
+
+def test_a_correction_without_a_population_is_refused(folder):
+    with pytest.raises(DatasetError, match="there is no population by which volumes could be corrected"):
+        report_predictions(folder, asked=MeasureOptions(correction="ratio"))
 
 
 def put_label_map(folder, name: str, *boxes: tuple[slice, slice, slice]) -> None:
