@@ -23,6 +23,7 @@ class StandInModel:
     labels = Labels(names=("background", "bright"), values=(0, 1))
     channels = ("MRI",)
     population = None
+    cutoffs = None
 
     def key(self) -> str:
         return "stand-in"

@@ -15,6 +15,7 @@ from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.commands.audit import AuditedRun
 from nnseg.commands.convert import ConvertedFolder
 from nnseg.commands.correct import Correction
+from nnseg.commands.cutoffs import ChosenCutOff
 from nnseg.commands.evaluate import Evaluation
 from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
@@ -27,6 +28,7 @@ from nnseg.commands.stress import StressedRun
 from nnseg.commands.submit import Submission
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
+from nnseg.core.cutoffs import CutOff, CutOffs
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanation, Explanations
@@ -57,6 +59,7 @@ JSON_FILES = {
     "learning_curve.json": LearningCurve,
     "robustness.json": Robustness,
     "channels.json": Robustness,
+    "cutoffs.json": CutOffs,
     "validation.json": ExternalValidation,
     "explanations.json": Explanations,
     "dataset.json": Dataset,
@@ -83,6 +86,7 @@ JSON_RESULTS = {
     "validate": ValidatedFolder,
     "stress": StressedRun,
     "channels": StressedRun,
+    "cutoffs": ChosenCutOff,
     "info": Information,
 }
 """What commands print as `result` with --json."""
@@ -96,6 +100,7 @@ DESCRIBED = {
     Audit: f"[audit.json]{_FILES}",
     LearningCurve: f"[learning_curve.json]{_FILES}",
     Robustness: f"[robustness.json]{_FILES}",
+    CutOff: f"[cutoffs.json]{_FILES}",
     ExternalValidation: f"[validation.json]{_FILES}",
     ScanRecord: f"[predictions.json]{_FILES}",
 }

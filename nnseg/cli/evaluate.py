@@ -21,10 +21,13 @@ from nnseg.cli.options import (
     check_path,
     check_suffix,
     find_model,
+    named_errors,
     one_of,
+    reader,
     with_options,
 )
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
+from nnseg.core.cutoffs import parse_question, parse_share
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -219,6 +222,47 @@ def _show_audit(found: Audit, run: Run) -> None:
         again = f"nnseg run {shlex.quote(str(run.dataset.folder))} NEW_RUN --group-by {shlex.quote(str(run.audit_groups_file))}"
         show("to keep same scans in one fold:", f"  {again}")
     show(f"written to {run.path / 'audit.json'}; nnseg report {shlex.quote(str(run.path))} shows it")
+
+
+@app.command(rich_help_panel=EVALUATE)
+def cutoffs(
+    run: KnownRun,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="Label or region that the question is about.")],
+    question: Annotated[
+        str, typer.Option(metavar="present|below:ML", help="Whether the label is there, or its volume is below so many ml.")
+    ] = "present",
+    sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            parser=reader("--sensitivity", parse_share),
+            help="Choose the most specific cut-off that is so sensitive, like 0.95. Default: the largest sum of sensitivity and"
+            " specificity.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose the predicted volume from which a yes/no question about a scan is answered with yes, on the held-out cases of a run.
+
+    RUN/cutoffs.json has the cut-off, ROC curve with its area, sensitivity, specificity and net benefit; the report shows them, and
+    predictions of RUN, and of models exported from it, have the answers.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
+    with loading():
+        from nnseg.commands.cutoffs import ChosenCutOff, find_cutoff
+        from nnseg.evaluation.cutoffs import describe_cutoff
+        from nnseg.storage.run import Run
+
+    with named_errors("--question"):
+        asked = parse_question(question, label)
+    found = find_cutoff(Run(run), asked, least_sensitivity=sensitivity)
+    if as_json:
+        show_json("cutoffs", ChosenCutOff(cutoff=found), ())
+    else:
+        show(describe_cutoff(found), f"written to {run / 'cutoffs.json'}; nnseg report {shlex.quote(str(run))} shows it")
 
 
 @app.command(rich_help_panel=EVALUATE)

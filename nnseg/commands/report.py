@@ -98,6 +98,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         learning_curve=read(Run.learning_curve),
         robustness=_of_these_predictions(read(Run.robustness), records),
         channel_scores=_of_these_predictions(read(Run.channel_scores), records),
+        cutoffs=cutoffs.valid_for(scores) if (cutoffs := read(Run.cutoffs)) else None,
         explanations=_explanations(run, records),
         stages=_stages(run.record),
         predicted=PredictedCase.all_of(records),

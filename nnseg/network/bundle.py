@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nnseg.core.card import ModelCard
+from nnseg.core.cutoffs import CutOffs
 from nnseg.core.decisions import ObjectRules, PostprocessingStep
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.frozen import short_repr
@@ -68,6 +69,7 @@ class Model:
         objects: rules by which objects are told apart, and labels whose connected components are objects; None if there are none.
         trust: calibration of its uncertainty; None if not measured.
         population: volumes in the training set, to compare those of scans with; None if not known.
+        cutoffs: by which it answers questions about scans; None if none were asked.
         card: what users should know; None if not written.
 
     Raises:
@@ -82,6 +84,7 @@ class Model:
     objects: ObjectRules | None = None
     trust: Trust | None = None
     population: Population | None = None
+    cutoffs: CutOffs | None = None
     card: ModelCard | None = None
 
     __repr__ = short_repr
@@ -127,11 +130,11 @@ class Model:
         """A digest of all that can change a prediction: equal keys, equal predictions."""
         plans = [member.plan.key() for member in (*self.members, *self.previous)]
         weights = [{"weights": [m.weight for m in self.members]}] if any(m.weight != 1 for m in self.members) else []
-        rest = [part.model_dump(mode="json") for part in (*self.postprocessing, self.objects, self.trust) if part]
+        rest = [part.model_dump(mode="json") for part in (*self.postprocessing, self.objects, self.trust, self.cutoffs) if part]
         return content_digest(_tensors(self), [*plans, *weights, *rest])
 
 
-PARTS: dict[str, Any] = {"objects": ObjectRules, "trust": Trust, "card": ModelCard, "population": Population}
+PARTS: dict[str, Any] = {"objects": ObjectRules, "trust": Trust, "card": ModelCard, "population": Population, "cutoffs": CutOffs}
 """The optional parts of a model, by name."""
 
 

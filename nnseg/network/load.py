@@ -61,6 +61,7 @@ def model_of_run(run: Run, members: tuple[Member, ...], previous: tuple[Member, 
         objects=run.objects,
         trust=run.trust,
         population=population_of_run(run),
+        cutoffs=run.cutoffs.valid_for(run.scores) if run.cutoffs else None,
     )
 
 
@@ -190,4 +191,7 @@ def with_thresholds(model: Model, thresholds: Mapping[str, float]) -> Model:
             f"there is no threshold for {min(unknown)}; the model finds {', '.join(labels) or 'objects by their borders'}"
         )
     rules = model.objects or ObjectRules(rules={})
-    return replace(model, objects=rules.model_copy(update={"thresholds": rules.thresholds | found})) if found else model
+    if not found:
+        return model
+    objects = rules.model_copy(update={"thresholds": rules.thresholds | found})
+    return replace(model, objects=objects, cutoffs=None)  # which were chosen on other label maps

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from nnseg.core.audit import Audit
+from nnseg.core.cutoffs import CutOffs
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanation
@@ -121,6 +122,7 @@ class ReportContent:
         audit: what may explain the scores, and scans that are in the dataset twice.
         learning_curve: how the Dice grows with the number of training cases.
         robustness: scores of held-out cases whose scans were degraded.
+        cutoffs: by which questions about scans are answered.
         channel_scores: scores of held-out cases without each channel of their scans.
         external: the comparison with the model's own held-out cases, where the scores are of another dataset.
         explanations: maps of what predictions of held-out cases rest on, those that were withheld too.
@@ -157,6 +159,7 @@ class ReportContent:
     learning_curve: LearningCurve | None = None
     robustness: Robustness | None = None
     channel_scores: Robustness | None = None
+    cutoffs: CutOffs | None = None
     external: ExternalValidation | None = None
     explanations: Sequence[PicturedExplanation] = ()
     stages: Mapping[str, StageTiming] = field(default_factory=dict)

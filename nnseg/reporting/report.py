@@ -20,6 +20,7 @@ from nnseg.reporting.formatting import template_environment
 from nnseg.reporting.pictures import label_colours
 from nnseg.reporting.sections.audit import summarize_audit
 from nnseg.reporting.sections.cost import summarize_cost
+from nnseg.reporting.sections.cutoffs import summarize_cutoffs
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
 from nnseg.reporting.sections.explanations import summarize_explanations
@@ -43,6 +44,7 @@ SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] =
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
     "lesions": ("Detection", "Objects detected one by one", summarize_lesions),
+    "cutoffs": ("Questions", "Yes/no questions about scans", summarize_cutoffs),
     "training": ("Training", "Training", summarize_training),
     "learning": ("More cases", "What more training cases would bring", summarize_learning),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),

@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from nnseg.core.cutoffs import Answer
 from nnseg.core.dataset import Case
 from nnseg.core.frozen import digest
-from nnseg.core.image import Source
+from nnseg.core.image import LabelMap, Source
+from nnseg.core.label_volumes import volumes_of
+from nnseg.core.units import length_in
 from nnseg.evaluation.diameters import diameter_table
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
@@ -89,6 +92,13 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         for path in files:
             path.unlink(missing_ok=True)
         raise
+
+
+def answer_questions(label_map: LabelMap, source: Source, model: Model) -> tuple[Answer, ...]:
+    """The answers to a model's questions; none where volumes are in another unit than those of its held-out scans."""
+    known = [one for one in model.cutoffs.cutoffs if one.unit == source.shown_unit] if model.cutoffs else []
+    volumes = volumes_of(label_map, model.labels) if known else {}
+    return tuple(one.answer(volumes[one.question.label] * length_in(one.unit, 1.0) ** 3) for one in known)
 
 
 def _write_objects(prediction: Prediction, file: Path, source: Source, model: Model) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from nnseg.inference.interruption import checked
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.preprocessing.prepare import preparation_gb, prepare_scan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
-from nnseg.serving.outputs import OutputTarget, write_prediction
+from nnseg.serving.outputs import OutputTarget, answer_questions, write_prediction
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import channel_files
 from nnseg.storage.files import file_hash
@@ -298,8 +298,9 @@ class PredictionPipeline:
         with case.timed("write"):
             target = self._target.model_copy(update={"suffix": case.task.suffix or self._target.suffix})
             files = write_prediction(prediction, case.name, case.source, target, self._predictor.model)
+            answers = answer_questions(prediction.label_map, case.source, self._predictor.model)
             (file, file_digest), *more = files.items()
-        case.update(status="done", file=file, hash=file_digest, more=case.record.more | dict(more))
+        case.update(status="done", file=file, hash=file_digest, more=case.record.more | dict(more), answers=answers)
         return False
 
 

@@ -112,7 +112,7 @@ def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
     device = resolve_device(order.device)
     model = merge([load_model(path, folds=order.folds) for path in order.models])
     if not order.postprocessing:
-        model = replace(model, postprocessing=())
+        model = replace(model, postprocessing=(), cutoffs=None)  # which were chosen on other label maps
     model = with_thresholds(model, order.thresholds)
     predictor = Predictor(
         model,

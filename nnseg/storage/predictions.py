@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from nnseg.core.cutoffs import Answer
 from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import NewerVersionError, RunError, suppress_unless_fault
 from nnseg.core.frozen import FrozenModel, digest
@@ -85,6 +86,7 @@ class ScanRecord(FrozenModel):
         findings: irregularities, and what was done about them.
         confidence: in the label map, if it was computed.
         objects: number of each label's objects, where the networks have learned to tell them apart.
+        answers: to the questions that the model has cut-offs for.
         registrations: how channels were moved onto the first one, where the model does that.
         preparation: steps before preprocessing, if any were asked for.
         images: the scan's files, one for each channel; of a DICOM series its folder.
@@ -103,6 +105,7 @@ class ScanRecord(FrozenModel):
     findings: tuple[str, ...] = ()
     confidence: Confidence | None = None
     objects: dict[str, int] = Field(default_factory=dict, exclude_if=lambda counts: not counts)
+    answers: tuple[Answer, ...] = Field(default=(), exclude_if=lambda found: not found)
     registrations: tuple[Registration, ...] = Field(default=(), exclude_if=lambda found: not found)
     preparation: tuple[StepRecord, ...] = Field(default=(), exclude_if=lambda steps: not steps)
     images: tuple[Path, ...] = ()

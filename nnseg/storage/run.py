@@ -24,6 +24,8 @@
       audit.json  audit_groups.csv                             what `nnseg audit` found; groups that keep same scans in one fold
       robustness.json  channels.json                           Dice of degraded scans (`nnseg stress`), and without each channel
                                                                (`nnseg channels`)
+      cutoffs.json                                             volumes by which questions about scans are answered, by
+                                                               `nnseg cutoffs`
       model.nnseg  model.md  model.json                        the exported model and its model card, also as JSON of ATLAS
       distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
                                                                training and model; in cases/ the probabilities it learns from
@@ -52,6 +54,7 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.audit import Audit
+from nnseg.core.cutoffs import CutOffs
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice, ensemble_name
 from nnseg.core.errors import RunError
@@ -171,6 +174,8 @@ class Run:
     """The Dice of held-out cases whose scans were degraded, if that was measured."""
     channel_scores = optional_json_file("channels.json", Robustness)
     """The Dice of held-out cases without each channel of their scans, if that was measured."""
+    cutoffs = optional_json_file("cutoffs.json", CutOffs)
+    """The predicted volumes by which questions about scans are answered, if any were asked."""
     record = StoredFile("run.json", _read_record)
     """What the plans were made from, versions, and the time and memory of each stage; empty for a new run, or where it is lost."""
 

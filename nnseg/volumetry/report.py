@@ -188,7 +188,7 @@ def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> Case
     patient = options.patients.get(name, Patient())
     if patient.head_ml is None and volumes.get(options.asked.head):
         patient = patient.model_copy(update={"head_ml": volumes[options.asked.head]})
-    return describe_volumes(
+    described = describe_volumes(
         name,
         volumes,
         patient=patient,
@@ -198,6 +198,8 @@ def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> Case
         notes=(*written.findings, *_unit_note(label_map)),
         unit=_unit(label_map),
     )
+    answers = (f"{one.question} ({one.rule})" for one in written.answers if one.yes)
+    return described.model_copy(update={"flags": (*described.flags, *answers)})
 
 
 def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> Sequence[Picture]:

@@ -216,6 +216,7 @@ def test_results_come_first_and_averages_are_folded():
         "scores",
         "cases",
         "lesions",
+        "cutoffs",
         "training",
         "learning",
         "trust",
