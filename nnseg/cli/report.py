@@ -58,6 +58,10 @@ def report(
             **one_of("--correct-head", get_args(HeadMethod)),
         ),
     ] = None,
+    smooth: Annotated[
+        bool,
+        typer.Option("--smooth", help="Of predictions: smooth centiles by age and sex; none beyond the ages seen.", metavar=""),
+    ] = False,
     lesions: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,7 +91,7 @@ def report(
         from nnseg.system.cluster import computed_on
 
         tables, asked = {"covariates": covariates, "visits": visits}, {"lesions": tuple(lesions or ()), "align": align}
-        asked |= {"head": head, "correction": correct_head}
+        asked |= {"head": head, "correction": correct_head, "smooth": smooth}
         with computed_on(options.cluster):
             _report_predictions(folder, population, tables, asked, sheets=sheets, workers=options.workers, force=force)
         return

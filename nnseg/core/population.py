@@ -31,6 +31,12 @@ WINDOWS: Final = (5.0, 10.0, 20.0)
 FEWEST = 20
 """Least effective number of scans in a window of age, or of one sex."""
 
+SMOOTH_LEVELS: Final = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0)
+"""Percentages of smooth centiles."""
+
+FEWEST_SMOOTH = 100
+"""Least number of people of smooth centiles, of one sex or of all."""
+
 FEWEST_OF_ALL = 5
 """Least number of scans of a distribution."""
 
@@ -73,6 +79,35 @@ class Distribution(FrozenModel):
         return self
 
 
+class CentileCurves(FrozenModel):
+    """Smooth centiles of a label's volume over age.
+
+    Args:
+        sex: of the people; None for all.
+        n: number of people.
+        ages: years, ascending, from the youngest to the oldest person.
+        quantiles: ml at these ages, one row for each of `SMOOTH_LEVELS`.
+    """
+
+    sex: Sex | None
+    n: Annotated[int, Field(ge=1)]
+    ages: tuple[Age, ...]
+    quantiles: tuple[tuple[NotNegative, ...], ...]
+
+    def percentile(self, ml: float, age: float) -> Percentile | None:
+        """The percentile of a volume at an age; None beyond the ages of these people."""
+        if not self.ages[0] <= age <= self.ages[-1]:
+            return None
+        volumes = np.array([np.interp(age, self.ages, row) for row in self.quantiles])
+        percent, who = _level(np.array(SMOOTH_LEVELS), volumes, ml), WORDS[self.sex] if self.sex else "people"
+        return Percentile(
+            percent=float(np.clip(percent, 100 / (self.n + 1), 100 * self.n / (self.n + 1))),
+            n=self.n,
+            among=f"all {self.n} {who} of {self.ages[0]:g} to {self.ages[-1]:g} years, smoothed",
+            band=tuple(np.interp(BAND, SMOOTH_LEVELS, volumes).tolist()),
+        )
+
+
 class Percentile(FrozenModel):
     """The percentile of a volume.
 
@@ -104,12 +139,14 @@ class Population(FrozenModel):
         labels: by name of the label or region.
         people: single members, to select by age and sex; empty where patients must not be identifiable.
         correction: for head size, by which all these volumes are corrected, as one must be that is compared with them.
+        curves: smooth centiles by label, of women, men and all; with them no other percentiles are given.
     """
 
     source: str
     labels: dict[str, Distribution]
     people: tuple[Person, ...] = ()
     correction: HeadCorrection | None = Field(default=None, exclude_if=lambda found: found is None)
+    curves: dict[str, tuple[CentileCurves, ...]] = Field(default={}, exclude_if=lambda curves: not curves)
 
     def percentile(self, label: str, ml: float, *, age: float | None = None, sex: Sex | None = None) -> Percentile | None:
         """The percentile of a volume among people of the same sex and about the same age, or else among all.
@@ -117,8 +154,11 @@ class Population(FrozenModel):
         Ages are weighted by a Gaussian window, a wider one where the effective number is below `FEWEST`.
 
         Returns:
-            None if fewer than `FEWEST_OF_ALL` scans have the label.
+            None if fewer than `FEWEST_OF_ALL` scans have the label; with `curves` also if the age is unknown or beyond those seen.
         """
+        if self.curves:
+            curves = next((one for one in self.curves.get(label, ()) if one.sex == sex), None)
+            return None if curves is None or age is None else curves.percentile(ml, age)
         known = self.labels.get(label)
         if known is None or known.n < FEWEST_OF_ALL:
             return None
@@ -134,6 +174,18 @@ class Population(FrozenModel):
             note=note,
             band=tuple(np.interp(BAND, levels, volumes).tolist()),
         )
+
+    def why_no_centiles(self, age: float | None, sex: Sex | None) -> str:
+        """Why smooth centiles say nothing of a patient; "" if they do, or if there are none."""
+        fitted = [one for of_label in self.curves.values() for one in of_label if one.sex == sex]
+        if not self.curves or (age is not None and any(one.ages[0] <= age <= one.ages[-1] for one in fitted)):
+            return ""
+        if age is None:
+            return "no centiles: the age is not known"
+        if not fitted:
+            return f"no centiles: fewer than {FEWEST_SMOOTH} {WORDS[sex] if sex else 'people'} of known age"
+        low, high = min(one.ages[0] for one in fitted), max(one.ages[-1] for one in fitted)
+        return f"no centiles: the age of {age:g} is beyond those of the population, {low:g} to {high:g}"
 
     def _shortfall(self, age: float | None, sex: Sex | None) -> str:
         if age is None and sex is None:
@@ -200,7 +252,7 @@ def corrected_for_head(population: Population, method: HeadMethod) -> Population
             f"{len(people)} of the {population.source} have a head size, at least {FEWEST_HEADS} are needed to correct volumes; "
             'add a column "icv" in ml to the table of the population, or name the label with --head'
         )
-    slopes = {}
+    slopes = dict[str, float]()
     for label in population.labels if method == "residual" else ():
         known = [person for person in people if label in person.volumes]
         slope = regression_slope([person.head_ml or 0.0 for person in known], [person.volumes[label] for person in known])

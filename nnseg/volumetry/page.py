@@ -121,6 +121,7 @@ def report_html(
         viewed: cases in the viewer.
         sheets: True if each case has one to link to.
     """
+    population = population.model_copy(update={"curves": {}}) if population else None  # the page as a whole is of no one age
     failed, done = [case for case in volumetry.cases if case.failed], [case for case in volumetry.cases if not case.failed]
     ordered = sorted(done, key=lambda c: (not c.flags, c.quality is None, c.quality or 0.0, c.name))
     flagged, previews = [case for case in ordered if case.flags], _fit_page(previews)

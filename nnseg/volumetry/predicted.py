@@ -33,12 +33,14 @@ class MeasureOptions:
         align: register the scans of a patient's visits before lesions are matched.
         head: label or region that is the intracranial volume; "" for none.
         correction: for head size, of volumes that are compared with a population; None compares them as they are.
+        smooth: compare with smooth centiles by age and sex.
     """
 
     lesions: tuple[str, ...] = ()
     align: bool = False
     head: str = ""
     correction: HeadMethod | None = None
+    smooth: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

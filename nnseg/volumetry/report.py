@@ -22,6 +22,7 @@ from nnseg.storage.images.resampling import upright_label_map
 from nnseg.storage.predictions import Predictions, read_record
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
+from nnseg.volumetry.centiles import with_centiles
 from nnseg.volumetry.lesions import check_labels
 from nnseg.volumetry.measure_lesions import with_lesions
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
@@ -247,11 +248,13 @@ def _comparable(population: Population | None, asked: MeasureOptions) -> Populat
     Raises:
         DatasetError: there is none to correct, or too few of it have a head size.
     """
-    if asked.correction is None:
-        return population
     if population is None:
-        raise DatasetError("there is no population by which volumes could be corrected for head size; give one with --population")
-    return corrected_for_head(with_heads(population, asked.head), asked.correction)
+        if asked.correction or asked.smooth:
+            raise DatasetError("there is no population to correct volumes or draw centiles by; give one with --population")
+        return None
+    if asked.correction:
+        population = corrected_for_head(with_heads(population, asked.head), asked.correction)
+    return with_centiles(population) if asked.smooth else population
 
 
 def _made_by(record: Predictions) -> dict[str, str]:

@@ -194,6 +194,8 @@ def describe_volumes(
     corrected = {label: correction.corrected(label, ml, patient.head_ml) if correction else None for label, ml in volumes.items()}
     if correction and patient.head_ml is None:
         notes = (*notes, "its head size is not known, so that its volumes are not compared with others")
+    if reason := population.why_no_centiles(patient.age, patient.sex) if population else "":
+        notes = (*notes, reason)
     labels = {
         label: LabelVolume(
             ml=ml,

@@ -227,6 +227,21 @@ def test_volumes_are_corrected_for_head_size_before_they_are_compared(folder, tm
         assert read_population(folder / "volumes.json", read_record(folder)[1]).people == again.people
 
 
+def test_smooth_centiles_are_given_within_the_ages_seen_only(folder, tmp_path):
+    lines = [f"p{i},{20 + i % 60},{'FM'[i // 2 % 2]},{0.001 * (i % 97):g}" for i in range(240)]
+    (tmp_path / "others.csv").write_text("\n".join(["case,age,sex,bright", *lines]))
+    (tmp_path / "patients.csv").write_text("case,age,sex\n'=a,50,F\nb,80,F\nc,,\nbroken,,\n")
+    options = ["--population", str(tmp_path / "others.csv"), "--covariates", str(tmp_path / "patients.csv")]
+    done = CliRunner().invoke(app, ["report", str(folder), *options, "--smooth", "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    found = {case.name: case for case in read_json(folder / "volumes.json", Volumetry).cases}
+    assert found["=a"].labels["bright"].percentile.among == "all 120 women of 20 to 77 years, smoothed"
+    assert [found[name].labels["bright"].percentile for name in ("b", "c")] == [None, None]
+    sheet, page = ((folder / name).read_text() for name in ("sheets/b.html", "report.html"))
+    assert "no centiles: the age of 80 is beyond those of the population, 20 to 77" in sheet
+    assert ("240 people in others.csv, smooth centiles by age" in page, "percentile</button>" in page) == (True, True)
+
+
 def test_head_sizes_in_mm3_are_refused(folder, tmp_path):
     (tmp_path / "patients.csv").write_text("case,etiv\n'=a,1500000\nb,1\nc,1\nbroken,1\n")
     with pytest.raises(DatasetError, match='column "etiv": 1500000 cannot be; a number between 0 and 5000 is expected'):
@@ -234,7 +249,7 @@ def test_head_sizes_in_mm3_are_refused(folder, tmp_path):
 
 
 def test_a_correction_without_a_population_is_refused(folder):
-    with pytest.raises(DatasetError, match="there is no population by which volumes could be corrected"):
+    with pytest.raises(DatasetError, match="there is no population to correct volumes or draw centiles by"):
         report_predictions(folder, asked=MeasureOptions(correction="ratio"))
 
 
