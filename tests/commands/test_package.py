@@ -65,7 +65,8 @@ def test_a_folder_has_all_that_an_image_needs_and_is_made_anew(model: Path, tmp_
     assert said.stdout.split() == [version("nnseg"), str(folder / "app")]
     (folder / "app" / "stale.py").write_text("")
     (folder / "mine.txt").write_text("mine")
-    package(folder, "flare", model)
+    package(folder, "flare", model, "--prepare", "mask:skip,normalize")
+    assert "--quiet --prepare=mask:skip,normalize\n" in (folder / "predict.sh").read_text()
     assert sorted(p.name for p in folder.iterdir()) == [
         "Dockerfile", "README.md", "app", "container.json", "mine.txt", "predict.sh", "requirements.txt",
     ]  # fmt: skip
