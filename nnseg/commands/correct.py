@@ -16,6 +16,7 @@ from nnseg.core.dataset import Case, Finding, Reading, counted, list_some
 from nnseg.core.errors import DatasetError, ScanError, suppress_unless_fault
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import LabelMap, Scan
+from nnseg.core.label_files import LabelFiles, LabelSource
 from nnseg.core.labels import Labels
 from nnseg.core.names import nearest_name
 from nnseg.evaluation.metrics import count, dice
@@ -23,7 +24,7 @@ from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read_case import LabelledScan, check_values, place_labels, read_case_scan
 from nnseg.storage.files import file_hash, write_aside
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.read import has_segments, read_label_map, read_marks
 from nnseg.storage.images.write import write_label_map
 from nnseg.storage.locks import locked
 
@@ -74,7 +75,7 @@ def correct(folder: Path, name: str, mask: Path, reading: Reading) -> Correction
     Args:
         folder: of the dataset; of its layout is used what says where the label map lies.
         name: of the case, as ``nnseg check`` lists it.
-        mask: the corrected label map, on the grid of the scan or of the label map before.
+        mask: the corrected label map, on the grid of the scan or of the label map before; segments have the names of the labels.
 
     Raises:
         DatasetError: there is no such case, or its label map is not one file of values.
@@ -88,13 +89,14 @@ def correct(folder: Path, name: str, mask: Path, reading: Reading) -> Correction
     if not isinstance(file, Path):
         kind = "no label map" if file is None else "a label map of several files, of objects or of colours"
         raise DatasetError.at(folder, f"{name} has {kind}", "one file of label values", "replace the files yourself")
-    scan = read_case_scan(replace(case, labels=mask), None)
-    read, before = _read(replace(case, labels=mask), scan), None
+    corrected = replace(case, labels=_source_of(mask, found.declared))
+    scan = read_case_scan(corrected, None)
+    read, before = _read(corrected, scan), None
     with suppress_unless_fault(ScanError):  # a damaged one is replaced too
         before = _read(replace(case, labels=file), scan).label_map
     after = read.label_map
     known = found.declared or _labels_of(after, *([before] if before else []))
-    findings = (*check_values(replace(case, labels=mask), count_values(after.labels), known), *read.findings)
+    findings = (*check_values(corrected, count_values(after.labels), known), *read.findings)
     if scan.grid != scan.source.grid.reoriented(scan.source.grid.canonical()):
         raise ScanError.at(case.images[0], "is stored on a sheared grid", "right angles", "replace the file yourself")
     with locked(folder / FOLDER, busy="another nnseg corrects the dataset of {}; wait for it"):
@@ -126,6 +128,14 @@ def _find_case(folder: Path, cases: Mapping[str, Case], name: str) -> Case:
     meant = nearest_name(name, cases)
     advice = f"did you mean {meant}?" if meant else f"it has {list_some(list(cases), 5)}"
     raise DatasetError.at(folder, f'has no case "{name}"', "the name of one", advice)
+
+
+def _source_of(mask: Path, labels: Labels | None) -> LabelSource:
+    """How a mask is read: by the names of its segments, if it has some, since programs that draw choose their values."""
+    if labels is None or not mask.exists() or not has_segments(mask) or read_marks(mask)[0].coding != "segments":
+        return mask
+    values = {name: value for name, value in labels.by_name.items() if value != labels.values[0]}
+    return LabelFiles(paths=(mask,), coding="segments", values=values)
 
 
 def _read(case: Case, scan: Scan) -> LabelledScan:

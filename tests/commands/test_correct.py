@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from standin import write_scan
 from warm import nnseg
 
@@ -77,3 +78,18 @@ def test_what_is_no_correction_is_refused_and_nothing_is_written(
     with pytest.raises(error, match=words):
         correct(dataset, name, mask, Reading())
     assert ((dataset / "labelsTr" / "a.nii.gz").read_bytes(), (dataset / FOLDER).exists()) == (before, False)
+
+
+def test_segments_are_taken_by_their_names_whatever_their_values(dataset: Path, tmp_path: Path) -> None:
+    file, mask = dataset / "labelsTr" / "a.nii.gz", tmp_path / "Segmentation.seg.nrrd"
+    drawn = sitk.ReadImage(file)  # of the value 1, which is "left" in the dataset
+    for name in ("right", "other"):
+        for key, text in {"Name": name, "LabelValue": "1", "Layer": "0", "ID": "Segment_1"}.items():
+            drawn.SetMetaData(f"Segment0_{key}", text)
+        sitk.WriteImage(drawn, mask)
+        if name == "right":
+            assert correct(dataset, "a", mask, Reading()).dice == {"left": 0.0, "right": 0.0}
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(file)), 2 * sitk.GetArrayFromImage(drawn))
+        else:
+            with pytest.raises(ScanError, match="other"):
+                correct(dataset, "a", mask, Reading())
