@@ -20,6 +20,7 @@ from nnseg.storage.files import file_hash
 from nnseg.storage.images.write import to_stored_order, write_label_files, write_label_map, write_map, write_probabilities
 from nnseg.storage.object_files import file_beside, write_object_table
 from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY, ScanRecord, level_end
+from nnseg.storage.remote import address_of
 
 if TYPE_CHECKING:
     from nnseg.network.bundle import Model
@@ -51,13 +52,16 @@ class OutputTarget(OutputOptions):
         return digest([content, self.key, *self.missing(case), *filter(None, [suffix])])
 
     def is_newer(self, case: Case, record: ScanRecord) -> bool:
-        """True if a record is of this target and a case's files, and the label map is newer than they are; no file is read."""
+        """True if a record is of this target and a case's files, and the label map is newer than they are; no file is read.
+
+        What lies at addresses counts as unchanged.
+        """
         images = tuple(path.absolute() for path in case.images)
         if (record.status, record.images, record.key) != ("done", images, self.case_key(case, record.input)):
             return False
         try:
             written = (self.out / record.file).stat().st_mtime_ns
-            return all(path.stat().st_mtime_ns < written for path in images)
+            return all(address_of(path) or path.stat().st_mtime_ns < written for path in images)
         except OSError:
             return False
 

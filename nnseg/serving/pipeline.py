@@ -7,10 +7,12 @@ that are in the pipeline.
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +38,7 @@ from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.prepared import write_prepared
+from nnseg.storage.remote import address_of, fetch
 from nnseg.system.machine import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ class _CaseInFlight:
     task: PredictionTask
     needed_gb: float = 0.0
     admitted: bool = False
+    folder: Path | None = None
     source: Source | None = None
     prepared: PreparedScan | None = None
     prediction: Prediction | None = None
@@ -90,6 +94,14 @@ class _CaseInFlight:
 
     def update(self, **entries: object) -> None:
         self.record = self.record.model_copy(update=entries)
+
+    def fetch(self) -> tuple[Path, ...]:
+        """Its files, those at addresses copied into a folder of its own, since the label map is written like them."""
+        images = self.task.case.images
+        if any(map(address_of, images)):
+            self.folder = Path(tempfile.mkdtemp(prefix="nnseg-"))
+            images = fetch(images, self.folder)
+        return images
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -191,6 +203,8 @@ class PredictionPipeline:
             for name in case.record.more:  # channels after steps of preparation, without a label map
                 (self._target.out / name).unlink(missing_ok=True)
             case.update(status="failed", reason=_reason(error), more={})
+        if case.folder:
+            shutil.rmtree(case.folder, ignore_errors=True)
         if case.admitted:
             self._memory.leave(case.needed_gb)
         self._report(Finished(case=case.name, record=case.record, retry_exclusive=retry))
@@ -201,18 +215,19 @@ class PredictionPipeline:
 
     def _prepare(self, case: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if its prediction is already there."""
-        images, previous, missing = case.task.case.images, case.task.previous, self._target.missing(case.task.case)
+        named, previous, missing = case.task.case.images, case.task.previous, self._target.missing(case.task.case)
         if suffix := case.task.suffix or self._target.suffix:
-            check_label_suffix(suffix, images[0])
+            check_label_suffix(suffix, named[0])
         self._report_stage(case, "read")
         with case.timed("read"):
+            images = case.fetch()
             content = content_hash(images)
         key = self._target.case_key(case.task.case, content, suffix=case.task.suffix)
         if previous and (previous.status, previous.key) == ("done", key) and previous.is_whole(self._target.out):
             case.record = previous
             return False
-        case.update(input=content, key=key, images=tuple(path.absolute() for path in images))
-        self._admit(case)
+        case.update(input=content, key=key, images=tuple(path.absolute() for path in named))
+        self._admit(case, images)
         self._report_stage(case, "read")
         with case.timed("read"):
             scan = read_scan(images, repair=True, spacing=self._spacing(case))
@@ -246,9 +261,9 @@ class PredictionPipeline:
         """Of scans whose files have none: as given for all, or as the dataset gives it for the case."""
         return case.task.case.spacing if self._target.spacing is None else self._target.spacing
 
-    def _admit(self, case: _CaseInFlight) -> None:
+    def _admit(self, case: _CaseInFlight, images: Sequence[Path]) -> None:
         """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
-        images, target = case.task.case.images, self._target
+        target = self._target
         header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
         if header.channels not in (len(wanted), len(wanted) - len(target.missing(case.task.case))):
             found = f"has {counted(header.channels, 'channel')} in {counted(len(images), 'file')}"

@@ -153,7 +153,7 @@ def _s3(hub: str, name: str) -> Iterator[tuple[Any, str, str]]:
 
     Without credentials requests are not signed, as public buckets want it.
     """
-    check_extra("hub", "hubs in S3")
+    check_extra("hub", "files in S3")
     import boto3.exceptions  # noqa: PLC0415 (an optional extra)
     from botocore import UNSIGNED  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415

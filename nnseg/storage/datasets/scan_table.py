@@ -8,6 +8,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case, counted
 from nnseg.core.errors import DatasetError
 from nnseg.core.limits import check_limit
+from nnseg.storage.remote import path_of
 from nnseg.storage.tables import read_case_table
 from nnseg.system.extras import check_extra
 from nnseg.system.regular import open_regular
@@ -23,6 +24,7 @@ def read_scan_table(path: Path, *, channels: int) -> tuple[Case, ...]:
 
     Args:
         path: CSV, or Parquet for very many; relative paths begin at its folder, and an empty cell is a channel that a scan lacks.
+            Paths may be addresses, see `nnseg.storage.remote`.
         channels: number that the model needs.
 
     Raises:
@@ -38,7 +40,7 @@ def read_scan_table(path: Path, *, channels: int) -> tuple[Case, ...]:
 
 def _case(path: Path, name: str, cells: list[str]) -> Case:
     missing = tuple(number for number, cell in enumerate(cells) if not cell) if len(cells) > 1 else ()
-    images = tuple(path.parent / cell for cell in cells if cell)
+    images = tuple(path_of(cell, path.parent) for cell in cells if cell)
     if not images:
         raise DatasetError.at(path, f"has no file for the case {name}", "the path of one", "add it, or remove the row")
     return Case(name=name, images=images, missing=missing)
