@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import QuantileRegressor
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.population import Person, Population, make_population
-from nnseg.volumetry.centiles import with_centiles
+from nnseg.volumetry.centiles import _quantile_regression, with_centiles
 from nnseg.volumetry.volumes import Patient, describe_volumes
 
 
@@ -28,6 +29,15 @@ def test_centiles_are_those_that_the_people_were_made_with():
         assert found.among == "all 1000 women of 20 to 80 years, smoothed"
     low = population.percentile("a", 3.0, age=25.0, sex="F")
     assert (low.percent, low.unusual) == (1.0, "low")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_a_regression_of_quantiles_is_that_of_scikit_learn(share):
+    noise = np.random.default_rng(2)
+    design = np.stack([np.ones(80), noise.normal(size=80), noise.uniform(size=80)], 1)
+    volumes = design @ [3.0, 1.0, -2.0] + noise.exponential(size=80)
+    other = QuantileRegressor(quantile=share, alpha=0, fit_intercept=False, solver="highs").fit(design, volumes)
+    np.testing.assert_allclose(_quantile_regression(design, volumes, share), other.coef_, atol=1e-6)
 
 
 def test_a_share_of_the_people_lies_below_each_centile():
