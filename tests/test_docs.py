@@ -1,6 +1,7 @@
 """Documentation names files that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,14 @@ def test_named_modules_exist(page: Path) -> None:
     missing = [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "nnseg"))]
     modules = [name for name in missing if not any((root / f"{name}.py").exists() for root in (ROOT, ROOT / "nnseg"))]
     assert [name for name in modules if name.split("/")[0] not in ("images", "labels")] == []
+
+
+def test_the_start_page_leads_to_every_page_on_how_to_do_something() -> None:
+    linked = re.findall(r"\]\(how-to/([a-z-]+)\.md\)", (ROOT / "docs/index.md").read_text())
+    assert sorted(linked) == sorted(page.stem for page in (ROOT / "docs/how-to").glob("*.md"))
+
+
+def test_every_extra_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].keys() - {"test", "dev", "docs"}
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/how-to/install.md").read_text(), re.M)) == extras

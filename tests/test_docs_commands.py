@@ -1,13 +1,14 @@
 """What the documentation tells to type: options, arguments and Python names exist. Nothing is run; `test_docs_blocks` does that."""
 
 import ast
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from doc_blocks import PAGES, SHELL, Block, blocks, commands, name_of, named_commands
+from doc_blocks import PAGES, ROOT, SHELL, Block, blocks, commands, name_of, named_commands
 
 import nnseg
 from nnseg.cli import app
@@ -77,3 +78,9 @@ def test_blocks_are_read_with_what_comments_say(tmp_path: Path) -> None:
     assert (second.skip, list(commands(second.code))) == ("no GPU", [["train", "run"]])
     assert list(commands("A=1 nnseg check d && docker run nnseg run d r")) == [["check", "d"]]
     assert (third.skip, third.code, third.run_as) == ("", "x = '20m'\n", "x = '30s'\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "AGENTS.md"])
+def test_every_command_is_named(page: str) -> None:
+    named = set(re.findall(r"(?:nnseg |`(?!nnseg ))([a-z-]+)\b", (ROOT / page).read_text()))
+    assert GROUP.commands.keys() - named == set()

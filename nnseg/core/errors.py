@@ -78,7 +78,7 @@ class NnsegError(Exception):
 
     @property
     def is_fault(self) -> bool:
-        """True if its cause `is_fault`."""
+        """True if its cause is a fault of the system: it could not read or write what is there."""
         return is_fault(self.__cause__)
 
     @property
