@@ -15,7 +15,7 @@ from nnseg.core.errors import NnsegError, RunError, ScanError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
-from nnseg.core.names import CaseName, nearest_name
+from nnseg.core.names import CaseName
 from nnseg.interop.conversion.bids import check_bids_names, write_bids, write_description
 from nnseg.interop.conversion.contours import write_contours
 from nnseg.interop.conversion.converted_scan import ConvertedScan, with_labels
@@ -102,7 +102,8 @@ def convert(
         NnsegError: the model has no such label, or an extra is not installed.
     """
     record, known = read_record(predictions)
-    chosen = known.whole.only(_checked_labels(known, labels)) if labels else known.whole
+    known.whole.check_known(labels)
+    chosen = known.whole.only(labels) if labels else known.whole
     for form in forms:
         check_form(form)
         if form in EXTRAS:
@@ -147,20 +148,6 @@ def check_form(form: str) -> None:
         label_maps = [suffix for suffix, known in FORMATS.items() if known.write and not known.label_suffix]
         suffixes = (suffix.lstrip(".") for suffix in (*label_maps, *(known.suffix for known in FOLDER_FORMATS.values())) if suffix)
         raise ScanError(f'"{form}" is none of {", ".join((*FORMS, *suffixes))}; write one of these') from None
-
-
-def _checked_labels(known: Labels, names: Sequence[str]) -> Sequence[str]:
-    """The names.
-
-    Raises:
-        NnsegError: one of them is no label or region.
-    """
-    for name in names:
-        if name not in known.whole.foreground:
-            meant = nearest_name(name, known.whole.foreground)
-            advice = f"did you mean {meant}?" if meant else f"it has {', '.join(known.whole.foreground)}"
-            raise NnsegError(f'the model has no label "{name}"; {advice}')
-    return names
 
 
 def _check_bids(forms: Sequence[str], cases: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ from typing import get_args
 
 from pydantic import Field
 
-from nnseg.core.dataset import Case, Finding, Reading, list_some
+from nnseg.core.dataset import Case, Finding, Reading
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.explanation import EXPLANATIONS, Explanation, Explanations
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.image import Scan
 from nnseg.core.labels import Labels
-from nnseg.core.names import nearest_name, shortened
+from nnseg.core.names import shortened
 from nnseg.core.options import ExplanationMethod, Options
 from nnseg.core.scores import Scores
 from nnseg.crossval.degraded import spread_evenly
@@ -162,10 +162,7 @@ def _choose_labels(labels: Labels, named: Sequence[str]) -> tuple[str, ...]:
         NnsegError: there is no such label, or there are too many to explain all of them.
     """
     known = labels.foreground
-    if unknown := [name for name in named if name not in known]:
-        meant = nearest_name(unknown[0], known)
-        advice = f"did you mean {meant}?" if meant else f"it has {list_some(known, 10)}"
-        raise NnsegError(f'--label: the model has no label "{unknown[0]}"; {advice}')
+    labels.check_known(named)
     if not named and len(known) > MOST_LABELS:
         raise NnsegError(f"the model has {len(known)} labels, each of which takes its time; name some, like --label {known[0]!r}")
     return tuple(dict.fromkeys(named)) or known

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.limits import limit, raise_by
+from nnseg.core.names import nearest_name
 
 Values = npt.NDArray[Any]
 """Values: label values as stored, or label indices."""
@@ -159,6 +161,14 @@ class Labels(FrozenModel):
         if not self.regions:
             return {name: (value,) for name, value in self.named.items()}
         return {region.name: region.values for region in self.regions}
+
+    def check_known(self, names: Collection[str]) -> None:
+        """Raise NnsegError for a name that is none of a foreground label or region."""
+        for name in names:
+            if name not in self.foreground:
+                meant = nearest_name(name, self.foreground)
+                advice = f"did you mean {meant}?" if meant else f"it has {', '.join(self.foreground)}"
+                raise NnsegError(f'the model has no label "{name}"; {advice}')
 
     def only(self, names: Collection[str]) -> Labels:
         """The background and some foreground labels, or some regions and the labels that they consist of.

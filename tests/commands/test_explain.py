@@ -118,7 +118,7 @@ def test_a_record_does_not_choose_what_is_removed_or_replaced(ball_run: Path, ba
 
 def test_what_is_wrong_is_said_before_anything_is_computed(ball_run: Path, ball_dataset: Path, tmp_path: Path):
     scan = ball_dataset / "imagesTr" / "ball_00.nii.gz"
-    with pytest.raises(NnsegError, match='--label: the model has no label "bal"; did you mean ball'):
+    with pytest.raises(NnsegError, match='the model has no label "bal"; did you mean ball'):
         explain_scans(ball_run, scan, tmp_path, ExplainOptions(method="occlusion", labels=("bal",)))
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(RunError, match="has files that nnseg explain did not make"):
