@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 from nnseg.core.errors import NnsegError, ScanError
@@ -70,6 +72,15 @@ class VolumetryOptions:
     spacing: Vector | None = None
     sheets: bool = True
     asked: MeasureOptions = field(default_factory=MeasureOptions)
+
+    @cached_property
+    def by_patient(self) -> dict[str, list[tuple[date, str]]]:
+        """Date and case of the visits of each patient that were predicted, the first one first."""
+        found: dict[str, list[tuple[date, str]]] = {}
+        for case, visit in self.visits.items():
+            if self.records[case].status == "done":
+                found.setdefault(visit.patient, []).append((visit.date, case))
+        return {patient: sorted(visits) for patient, visits in found.items()}
 
 
 def read_case(options: VolumetryOptions, name: str) -> tuple[LabelMap, Scan | None]:

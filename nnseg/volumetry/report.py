@@ -166,10 +166,9 @@ def measure(options: VolumetryOptions, known: Mapping[str, CaseVolumes], name: s
 
 def _visits_before(options: VolumetryOptions, name: str) -> list[str]:
     """The cases of the same patient that were predicted, of earlier visits, the first one first."""
-    visit = options.visits.get(name)
-    of_patient = (case for case, one in options.visits.items() if visit and one.patient == visit.patient)
-    done = sorted((options.visits[case].date, case) for case in of_patient if options.records[case].status == "done")
-    return [case for day, case in done if visit and (day, case) < (visit.date, name)]
+    if (visit := options.visits.get(name)) is None:
+        return []
+    return [case for day, case in options.by_patient.get(visit.patient, ()) if (day, case) < (visit.date, name)]
 
 
 def _visit_before(options: VolumetryOptions, known: Mapping[str, CaseVolumes], name: str) -> str | None:
