@@ -71,6 +71,8 @@ def make_candidates(
         PlanError: the dataset cannot have a plan in ``kinds``, or the recipe does not fit it.
     """
     of_device = recipe.for_device(budget.device)
+    if models and "growing" not in recipe.training.model_fields_set:  # as it may be in a recipe of one's own
+        of_device = of_device.with_whole_patches()
     networks = [(network, of_device.with_candidate(network)) for network in of_device.candidates]
     networks = networks or [(CandidateNetwork(name=recipe.name), of_device)]
     inputs = [(network, _collect_inputs(fingerprint, budget, of)) for network, of in networks]

@@ -188,6 +188,12 @@ class Recipe(FrozenModel):
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
         return parse(Recipe, merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
+    def with_whole_patches(self) -> Recipe:
+        """The recipe for a network that is trained already, which small patches set back (benchmarks/RESULTS.md)."""
+        reason = "whole patches from the first step: the network has learned from such"
+        content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
+        return parse(Recipe, merged(content, {"training": {"growing": False, "why": {"growing": reason}}}), f"recipe {self.name}")
+
     def with_candidate(self, candidate: CandidateNetwork) -> Recipe:
         """The recipe with one of its candidate networks.
 

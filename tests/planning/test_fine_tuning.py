@@ -1,6 +1,7 @@
 """Plans that begin with a trained model, for data of another spacing, size, naming or modality."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,18 @@ def test_grid_patch_and_network_are_the_models_whatever_spacing_and_size(
     assert plan.training.batch_size == model.training.batch_size
     assert plan.training.optimizer == other.training.optimizer  # the recipe's, as ever
     assert plan.why["patch"] == plan.preprocessing.why["spacing"] == plan.network.why["features"] == FROM_MODEL
+
+
+def test_a_trained_network_gets_whole_patches_unless_the_recipe_says_otherwise(
+    make_fingerprint: MakeFingerprint, model: Plan, tmp_path: Path
+) -> None:
+    fingerprint = make_fingerprint((36, 50, 35), channels=("CT",))
+    assert make_plans(fingerprint, CPU, load_recipe("auto"), kinds=("3d",))[0].training.growing
+    (plan,) = _adopted(fingerprint, model)
+    assert not plan.training.growing
+    assert "growing" in plan.training.why
+    (own := tmp_path / "own.toml").write_text('based_on = "auto"\n[training]\ngrowing = true\n')
+    assert _adopted(fingerprint, model, recipe=str(own))[0].training.growing
 
 
 def test_what_depends_on_the_patch_follows_it(make_fingerprint: MakeFingerprint) -> None:
