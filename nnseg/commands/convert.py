@@ -30,6 +30,7 @@ from nnseg.storage.images.write import check_label_suffix, write_label_files
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_made_folder, remove_recorded
 from nnseg.storage.predictions import ScanRecord, read_record
+from nnseg.storage.temporary import sweep
 from nnseg.system.extras import check_extra
 from nnseg.system.parallel import map_items
 
@@ -124,6 +125,7 @@ def convert(
         spacing=record.options.get("spacing"),
     )
     with locked(folder, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
+        sweep(folder)
         _remove_earlier(folder)
         write_json(folder / RECORD, made)  # first: if it is killed, it is known whose the files are
         made = made.model_copy(update={"shared": _relative(folder, _write_shared(job))})

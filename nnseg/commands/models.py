@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from nnseg.storage.hub_files import check_writable, kind_of_hub, open_range, par
 from nnseg.storage.locks import locked
 from nnseg.storage.manifest import State
 from nnseg.storage.model_plans import read_model_plans
+from nnseg.storage.temporary import sweep
 from nnseg.system.progress import stage
 from nnseg.system.regular import NO_LINK, open_regular
 
@@ -70,6 +71,7 @@ def pull(hub: str, title: str, *, accept_licence: bool = False, sha256: str | No
     local = model.model_copy(update={"file": f"{model.title}.nnseg"})
     file = store / local.file
     with locked(store, busy=BUSY, wait=True):
+        sweep(store, inside=False)
         known = read_index(str(store), new=True)
         if _is_there(file, known.find(model.title), model):
             return file
@@ -146,9 +148,15 @@ def _is_there(file: Path, known: ListedModel | None, wanted: ListedModel) -> boo
     return True
 
 
-def _alone(hub: str) -> AbstractContextManager[None]:
+@contextmanager
+def _alone(hub: str) -> Iterator[None]:
     """A context in which no other process pushes into a folder; servers have no lock."""
-    return locked(Path(hub), busy=BUSY, wait=True) if kind_of_hub(hub) == "" else nullcontext()
+    if kind_of_hub(hub):
+        yield
+        return
+    with locked(Path(hub), busy=BUSY, wait=True):
+        sweep(Path(hub), inside=False)
+        yield
 
 
 def _put(hub: str, model: ListedModel, file: Path) -> None:

@@ -28,6 +28,7 @@ from nnseg.storage.images.write import write_map
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_made_folder, remove_recorded
 from nnseg.storage.prepared import write_prepared
+from nnseg.storage.temporary import sweep
 from nnseg.system.machine import versions
 from nnseg.system.parallel import map_items
 from nnseg.system.regular import resolved
@@ -130,6 +131,7 @@ def prepare(
     made = PreparedFolder(nnseg=versions()["nnseg"], folder=folder, steps=steps, inferred=found.inferred, unused=found.unused)
     job = _Preparation(folder=folder, steps=steps, spacing=reading.spacing, save_steps=save_steps)
     with locked(folder, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
+        sweep(folder)
         _remove_earlier(folder)
         write_json(folder / RECORD, made)  # first: if it is killed, it is known whose the files are
         done, failed = dict[str, PreparedCase](), list[Finding]()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from nnseg.core.dataset import Case, Finding, Fold, counted
 from nnseg.core.errors import DatasetError, RunError
@@ -27,6 +27,7 @@ from nnseg.storage.locks import locked
 from nnseg.storage.plan_folder import PlanFolder, read_plan, write_plan
 from nnseg.storage.pretrained import DESCRIPTION, write_pretrained
 from nnseg.storage.run import Run
+from nnseg.storage.temporary import sweep
 from nnseg.system.parallel import map_items
 from nnseg.system.progress import sizes_of
 from nnseg.system.stop import StopRequest
@@ -76,6 +77,7 @@ def pretrain(scans: Path, out: Path, options: Options, *, plan: Path) -> Pretrai
     chosen = pretraining_plan(_read(plan))
     found = find_scans(scans, channels=len(chosen.channels), names=chosen.channels)
     with locked(out, busy="{} is in use by another process; wait until it has ended"):
+        sweep(out)
         folder = PlanFolder(out / TRAINING)
         if not folder.plan_file.exists() or folder.plan.key() != chosen.key():
             write_plan(folder.plan_file, chosen)
@@ -87,7 +89,7 @@ def pretrain(scans: Path, out: Path, options: Options, *, plan: Path) -> Pretrai
             trained = train_fold(folder, 0, Fold(training=tuple(sorted(keys)), held_out=()), keys, request)
             stop.clear()
         with write_aside(out / WEIGHTS) as aside:
-            save_file(weights_of(load_model_file(trained.model_file).members[0].weights), aside)
+            aside.write_bytes(save(weights_of(load_model_file(trained.model_file).members[0].weights)))
         write_pretrained(out / DESCRIPTION, _describe(chosen, f"{counted(len(keys), 'scan')} of {scans.absolute().name}"))
         last = trained.history()[-1]
     return PretrainedWeights(

@@ -87,6 +87,8 @@ def test_a_mask_is_written_for_each_chosen_label(predictions, tmp_path):
     assert made.converted["b"] == ("b/hippocampus_left.nii.gz", "b/cyst___other.nii.gz")
     whole = voxels(predictions / "b.nii.gz")
     assert np.array_equal(voxels(tmp_path / "new" / "b" / "cyst___other.nii.gz"), whole == 5)
+    left = tmp_path / "new" / "b" / ".nnseg-00000000-1-00000000.half.nii.gz"  # by a process that was killed
+    left.touch()
     again = nnseg.convert(predictions, tmp_path / "new", to="nii.gz", labels="Right Hippocampus")
     assert again.labels == ("Right Hippocampus",)
     assert np.array_equal(voxels(tmp_path / "new" / "b.nii.gz"), np.where(whole == 2, 2, 0))

@@ -209,8 +209,13 @@ def test_a_push_replaces_nothing_and_repairs_its_own_file(hub: Path, files: tupl
     (hub / "ball@2.nnseg").write_bytes(b"of somebody who lists nothing")
     with pytest.raises(ModelError, match="has another ball@2 already"):
         push(files[1], str(hub), "ball@2", licence="CC-BY-4.0")
+    left = [folder / ".nnseg-00000000-1-00000000.models.json" for folder in (hub, store_folder())]  # by processes that were killed
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     push(files[1], str(hub), "ball@3", licence="CC-BY-4.0")
     assert pull(str(hub), "ball", accept_licence=True).name == "ball@3.nnseg"
+    assert not any(file.exists() for file in left)
 
 
 def test_only_models_are_pushed_with_a_licence_and_a_name(hub: Path, files: tuple[Path, Path], tmp_path: Path) -> None:

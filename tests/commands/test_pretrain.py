@@ -48,8 +48,10 @@ def test_pretrained_weights_start_a_run_and_an_ended_training_goes_on(
     fold = PlanFolder(tmp_path / "out" / "training").fold(0)
     for file in (fold.model_file, fold.checkpoint_file):  # the last step is trained again, from the checkpoint before
         file.unlink()
+    (left := fold.path / ".nnseg-00000000-1-00000000.half.safetensors").touch()  # by a process that was killed
     pretrain(scans, tmp_path / "out", options, plan=planned.path)
     assert all(torch.equal(value, weights[name]) for name, value in load_file(tmp_path / "out" / WEIGHTS).items())
+    assert not left.exists()
 
     begun = Run(tmp_path / "begun")
     measure_dataset(begun, ball_dataset, 1)
