@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom, no_scan, open_dataset, quiet, read_header
-from nnseg.storage.images.dicom_values import item_of, text_of
+from nnseg.storage.images.dicom_values import item_of, text_of, value_of
 
 _SEGMENTATIONS = ("Segmentation", "Label Map Segmentation")
 _CONTOURS = "RT Structure Set"
@@ -57,6 +57,21 @@ def find_series_of_contours(path: Path) -> tuple[Path, ...]:
         return found
     what = f"holds contours on the series {series or 'without UID'}, which is not near it"
     raise ScanError.at(path, what, "its images in the same folder, or one beside it", "put them there")
+
+
+def note_other_frame(path: Path, scan: Path) -> tuple[str, ...]:
+    """A remark if labels have another frame of reference than a file of the scan; () if not, or if one of them has none.
+
+    Source: DICOM PS3.3, C.7.4.1: positions in different frames of reference cannot be compared.
+    """
+    if not is_dicom(scan):
+        return ()
+    header = read_header(path, ["SOPClassUID", "FrameOfReferenceUID", "StructureSetROISequence"])
+    rois = value_of(header, "StructureSetROISequence") or ()
+    stated = {text_of(roi, "ReferencedFrameOfReferenceUID") for roi in rois} - {""} or {text_of(header, "FrameOfReferenceUID")}
+    own = text_of(read_header(scan, ["SOPClassUID", "FrameOfReferenceUID"]), "FrameOfReferenceUID")
+    others = sorted(stated - {own, ""}) if own else ()
+    return tuple(f"was drawn in another frame of reference ({uid}) than the scan's ({own}), so may lie elsewhere" for uid in others)
 
 
 def _files_near(path: Path, series: str) -> Iterator[tuple[Path, ...]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from skimage.draw import polygon
 
 from nnseg.core.colours import Colour
 from nnseg.core.errors import ScanError
@@ -25,6 +24,10 @@ from nnseg.storage.images.raw import LabelSegment, RawImage, ReadOptions, check_
 
 BESIDE_SLICE = 0.25
 """Largest distance in slice spacings of a contour from the slice that it is drawn on."""
+
+CROSSINGS, FAR, ON_EDGE = 2**20, 1e9, 1e-9
+"""Crossings of edges and rows that are computed at a time; voxels from the origin that corners may have; distance from an edge of
+a centre that lies on it."""
 
 FILLED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Geometric types of contours that enclose an area."""
@@ -108,6 +111,41 @@ def _slices(path: Path, contours: Any, grid: Grid) -> Iterator[tuple[int, npt.ND
             found = f"has a contour at ({place}) mm, which lies on no slice of the scan"
             raise ScanError.at(path, found, "contours on its slices", "give the series that they were drawn on")
         mask = masks.setdefault(z, np.zeros(grid.shape[1:], bool))
-        rows, columns = polygon(index[:, 1], index[:, 2], mask.shape)
-        mask[rows, columns] ^= True
+        corner = np.floor(index[:, 1:].min(axis=0)).clip(0, mask.shape).astype(int)
+        end = np.floor(index[:, 1:].max(axis=0) + 1).clip(corner, mask.shape).astype(int)
+        part = mask[corner[0] : end[0], corner[1] : end[1]]
+        part ^= filled(index[:, 1:] - corner, part.shape)
     yield from sorted(masks.items())
+
+
+def filled(points_YX: npt.NDArray[np.float64], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The voxels (Y, X) whose centres lie inside a polygon by the even-odd rule, or on its edge.
+
+    Each edge changes the parity of all voxels to its right in the rows that it crosses, so that the time grows with the crossings,
+    not with the points times the voxels.
+
+    Args:
+        points_YX: corners in voxels; the last is joined to the first.
+    """
+    height, width = shape
+    toggles = np.zeros((height, width + 1), np.int32)
+    on_edge = np.zeros((height, width + 1), np.int32)
+    y, x = points_YX.clip(-FAR, FAR).T
+    edges = np.stack([y, x, np.roll(y, -1), np.roll(x, -1)], axis=1)
+    for some in np.array_split(edges, len(edges) * height // CROSSINGS + 1):
+        y0, x0, y1, x1 = some.T
+        first = np.clip(np.ceil(np.minimum(y0, y1)), 0, height).astype(int)
+        rows = np.clip(np.floor(np.maximum(y0, y1)) + 1, 0, height).astype(int) - first
+        edge = np.repeat(np.arange(len(some)), rows)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - first, rows)
+        flat = (y0 == y1)[edge]
+        along = (row - y0[edge]) / np.where(flat, 1, (y1 - y0)[edge])
+        places = x0[edge] + along * (x1 - x0)[edge]
+        crossed = ~flat & (row < np.maximum(y0, y1)[edge])
+        np.add.at(toggles, (row[crossed], np.clip(np.ceil(places[crossed]), 0, width).astype(int)), 1)
+        least = np.where(flat, np.minimum(x0, x1)[edge], places) - ON_EDGE
+        most = np.where(flat, np.maximum(x0, x1)[edge], places) + ON_EDGE
+        np.add.at(on_edge, (row, np.clip(np.ceil(least), 0, width).astype(int)), 1)
+        np.add.at(on_edge, (row, np.clip(np.floor(most) + 1, 0, width).astype(int)), -1)
+    inside = toggles.cumsum(axis=1) % 2 == 1
+    return np.asarray((inside | (on_edge.cumsum(axis=1) > 0))[:, :width])

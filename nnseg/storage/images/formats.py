@@ -12,7 +12,13 @@ from nnseg.core.image import Source
 from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import read_series, sort_files, split_path
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
-from nnseg.storage.images.dicom_label_files import find_label_file, find_series_of_contours, is_dicom_labels, is_dicom_seg
+from nnseg.storage.images.dicom_label_files import (
+    find_label_file,
+    find_series_of_contours,
+    is_dicom_labels,
+    is_dicom_seg,
+    note_other_frame,
+)
 from nnseg.storage.images.dicom_rtstruct_read import read_rtstruct
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.dicom_seg_read import read_dicom_seg
@@ -137,12 +143,15 @@ def read_dicom_labels(path: Path, options: ReadOptions) -> RawImage:
     Contours are filled on the grid of ``options.like``, else of the series that they were drawn on, which is looked for near them.
     """
     file = find_label_file(path)
+    files, grid = (options.like.files, options.like.grid) if options.like is not None else ((), None)
     if is_dicom_seg(file):
-        return read_dicom_seg(file, options)
-    if options.like is not None:
-        return read_rtstruct(file, options.like.grid, options)
-    series = read_series(find_series_of_contours(file), ReadOptions(only_header=True, spacing=options.spacing))
-    return read_rtstruct(file, series.grid, options)
+        found = read_dicom_seg(file, options)
+    else:
+        if grid is None:
+            series = read_series(find_series_of_contours(file), ReadOptions(only_header=True, spacing=options.spacing))
+            files, grid = series.files, series.grid
+        found = read_rtstruct(file, grid, options)
+    return replace(found, notes=(*found.notes, *(note_other_frame(file, files[0]) if files else ())))
 
 
 def read_raw_file(path: Path, options: ReadOptions) -> RawImage:

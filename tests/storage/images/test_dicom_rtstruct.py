@@ -10,12 +10,15 @@ from dicom_series import TILT, write_series, write_slice
 from dicom_validity import missing_attributes
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
+from skimage.draw import polygon2mask
 
 from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels, Region
 from nnseg.storage.images.dicom_rtstruct import outlines, write_rtstruct
+from nnseg.storage.images.dicom_rtstruct_read import filled
+from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import to_stored_order
 
@@ -173,6 +176,46 @@ def test_points_are_left_out_with_a_note_and_a_missing_series_is_named(tmp_path)
         path.unlink()
     with pytest.raises(ScanError, match=r"holds contours on the series 1\.2\.3, which is not near it"):
         read_label_map(alone)
+
+
+@pytest.mark.parametrize("step", [None, 2, 1], ids=["any place", "halves", "whole numbers"])
+def test_filling_takes_the_centres_inside_and_on_the_edge_as_scikit_image_does(step):
+    chance = np.random.default_rng(step)
+    for _ in range(20):
+        points = chance.uniform(-4, 18, (int(chance.integers(3, 6)), 2))
+        points = points if step is None else np.round(points * step) / step
+        found, known = filled(points, (15, 12)), polygon2mask((15, 12), points)
+        other = np.argwhere(found != known)
+        assert found[found != known].all(), "only more voxels"
+        assert all(_distance(voxel, points) < 1e-9 for voxel in other), "of which each is on an edge"
+
+
+def _distance(point, ring) -> float:
+    """Of a point from the nearest edge of a ring."""
+    along = np.roll(ring, -1, axis=0) - ring
+    lengths = np.maximum((along**2).sum(axis=1), 1e-12)
+    nearest = ring + along * (((point - ring) * along).sum(axis=1) / lengths).clip(0, 1)[:, None]
+    return float(np.linalg.norm(point - nearest, axis=1).min())
+
+
+def test_a_contour_of_many_points_on_a_large_slice_takes_little():
+    angles = np.linspace(0, 2 * np.pi, 20_000)  # points times voxels would be 5e9
+    points = 256 + 200 * np.stack([np.sin(7 * angles), np.cos(5 * angles)], axis=1)
+    assert 0.2 < filled(points, (512, 512)).mean() < 0.4
+
+
+def test_another_frame_of_reference_than_the_scan_has_is_said_of_contours_and_segmentations(tmp_path):
+    scan = one_series(tmp_path / "in", FrameOfReferenceUID="1.2.3.4.5")
+    written(scan, tmp_path / "rt.dcm", drawn(scan))
+    write_dicom_seg(to_stored_order(drawn(scan), scan.source), tmp_path / "seg.dcm", like=scan.source, labels=LABELS, when=NOON)
+    for path in (tmp_path / "rt.dcm", tmp_path / "seg.dcm"):
+        assert not any("frame of reference" in note for note in read_label_map(path, like=scan.source).notes)
+        ds = pydicom.dcmread(path)
+        for one in (ds, *ds.get("StructureSetROISequence", ())):
+            one.FrameOfReferenceUID = one.ReferencedFrameOfReferenceUID = "9.8.7"
+        ds.save_as(path)
+        (note,) = (note for note in read_label_map(path, like=scan.source).notes if "frame of reference" in note)
+        assert "(9.8.7) than the scan's (1.2.3.4.5)" in note
 
 
 def test_a_scan_without_positions_gets_no_contours(tmp_path):
