@@ -71,6 +71,7 @@ static size_t place(char *text, size_t size)
     void *(*state)(void) = (void *(*)(void))dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
     if (!dump || !state || !state()) return 0;
     int file = memfd_create("stack", MFD_CLOEXEC);
+    if (file >= 0 && file < FILES) below[file] = 0; /* its number may be one that a library has closed unseen */
     dump(file, state());
     ssize_t n = pread64(file, text, size, 0);
     syscall(SYS_close, file);

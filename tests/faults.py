@@ -110,6 +110,17 @@ COMMANDS = {
     "verify": Command("distilled", ("verify", "run")),
     "audit": Command("done", ("audit", "run", "--workers", "1")),
     "validate": Command("done", ("validate", "others", "new", "--model", "run", "--workers", "1", *CPU)),
+    "explain": Command("done", ("explain", "run", "--cases", "1", "--method", "occlusion", *CPU)),
+    "convert": Command("done", ("convert", "out", "new", "--to", "masks,stl,mgz", "--workers", "1")),
+    "convert to BIDS": Command("done", ("convert", "out", "new", "--to", "bids", "--workers", "1")),
+    "stress": Command("done", ("stress", "run", "--kinds", "noise", "--cases", "1", *CPU)),
+    "pretrain": Command("planned", ("pretrain", "balls/imagesTr", "new", "--plan", "run", "--workers", "1", *CPU)),
+    "submit": Command("done", ("submit", "balls/imagesTr", "new", "--model", "run", "--challenge", "grand-challenge", *CPU)),
+    "package": Command("done", ("package", "new", "--model", "run", "--for", "docker")),
+    "models push": Command("done", ("models", "push", "run/model.nnseg", "hub", "balls", "--licence", "CC0-1.0")),
+    "models pull": Command("shared", ("models", "pull", "hub", "balls", "--accept-licence")),
+    "export --torch": Command("done", ("export", "run", "new", "--torch")),
+    "export --onnx": Command("done", ("export", "run", "new", "--onnx")),
 }
 
 FINISHED = (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU))
@@ -119,6 +130,7 @@ MAKING = {
     "preprocessed": (COMMANDS["plan"].arguments, COMMANDS["preprocess"].arguments),
     "done": FINISHED,
     "distilled": (*FINISHED, COMMANDS["distill"].arguments),
+    "shared": (*FINISHED, COMMANDS["models push"].arguments),
 }
 """Commands that make each state."""
 
@@ -397,7 +409,7 @@ class Reference:
 
 def incomplete(path: Path) -> str:
     """Why a file under its final name is not complete; "" if it is, or if its name says that it is temporary."""
-    if _is_temporary(path.name) or path.name in APPENDED:
+    if _is_temporary(path.name) or path.name in APPENDED or path.suffix == ".part":
         return ""
     data = path.read_bytes()
     try:
@@ -443,9 +455,11 @@ def _check_html(path: Path, data: bytes) -> None:
 
 
 def _check_tensors(path: Path, data: bytes) -> None:
+    from safetensors.torch import load
+
     from nnseg.network.checkpoint import load_tensors
 
-    load_tensors(path)
+    load(data) if path.name == "weights.safetensors" else load_tensors(path)
 
 
 def _check_zip(path: Path, data: bytes) -> None:
@@ -490,7 +504,7 @@ def _write_data(folder: Path) -> None:
     write_trained(folder, plans_of())
 
 
-LOADED = ("report", "figure", "audit", "validate")
+LOADED = ("report", "figure", "audit", "validate", "explain", "convert", "stress", "pretrain", "submit", "package")
 """Commands whose modules are loaded before they are forked."""
 
 
@@ -540,9 +554,12 @@ def _work(order: dict) -> None:
     import torch
     import warm
 
+    from nnseg.storage.hub import VARIABLE
+
     def run() -> None:
         os.setsid()
         os.chdir(order["folder"])
+        os.environ[VARIABLE] = str(Path(order["folder"], "models"))
         for number, path in ((1, order["out"]), (2, order["err"])):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         warm.run_here(order["arguments"], torch.float32)

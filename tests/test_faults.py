@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None,
     reason="needs Linux and a C compiler to stand between nnseg and the system",
 )
-SLOW = [name for name in COMMANDS if name not in ("plan", "preprocess", "run", "run again", "card")]
+LONG = ("submit", "package", "export --torch", "export --onnx")
+"""Commands of a thousand calls, or of many seconds, which benchmarks/faults.py alone disturbs."""
+
+SLOW = [name for name in COMMANDS if name not in ("plan", "preprocess", "run", "run again", "card", *LONG)]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from nnseg.storage.images.write import write_map
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.run import Run
+from nnseg.storage.temporary import sweep
 from nnseg.system.extras import check_extra
 from nnseg.system.machine import versions
 from nnseg.system.progress import progress
@@ -119,6 +120,7 @@ def explain_scans(model: Path, scans: Path, out: Path, settings: ExplainOptions)
     lost = [case for case in found.cases if case.name in unreadable]
     findings = [Finding.read(unreadable[case.name], "NS-S001", case=case.name, files=case.images) for case in lost]
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
+        sweep(out)
         key = loaded.key()
         made = _explain([(loaded, cases)], names, out, settings, lambda case: digest([key, content_hash(case.images)]))
     return made.model_copy(update={"findings": (*findings, *made.findings)})

@@ -141,7 +141,7 @@ def _preprocess(cases: Sequence[Case], folder: PlanFolder, workers: int) -> tupl
     """The keys of the preprocessed scans by name, and those that failed; what is there is kept.
 
     Raises:
-        DatasetError: every scan failed.
+        DatasetError: every scan failed, or the disk does not give one, of which nothing is known.
     """
     plan, store = folder.plan, CaseStore.of(folder.cases, folder.plan)
     decisions = plan.key("preprocessing", "channels")
@@ -155,6 +155,8 @@ def _preprocess(cases: Sequence[Case], folder: PlanFolder, workers: int) -> tupl
     weigh = lambda task: sizes[task.case.name]  # noqa: E731
     problems = []
     for outcome in map_items(_ScanTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}", weigh=weigh):
+        if outcome.is_fault:
+            raise DatasetError(f"scan {outcome.item.case.name}: {outcome.reason}; repeat the command when it can be read")
         if outcome.reason is not None:
             problems.append(failure_of(outcome.item.case, outcome))
             log.error("%s", problems[-1])

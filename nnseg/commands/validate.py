@@ -34,6 +34,7 @@ from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite, is_made
 from nnseg.storage.predictions import ScanRecord, read_predictions
 from nnseg.storage.run import Run
+from nnseg.storage.temporary import sweep
 from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def validate(folder: Path, out: Path, path: Path, options: Options, *, force: bo
     unreadable = find_unreadable(dataset.cases, workers=options.workers)
     cases = tuple(case for case in dataset.cases if case.name not in unreadable)
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
+        sweep(out)
         job = PredictionJob(cases=cases, out=out, key=model.key(), model=path)
         with begun(out, {case.name for case in dataset.cases}, read_predictions(out), force=force):
             records = predict_with_model(job, model, device=options.device, label="predicting")
