@@ -164,6 +164,9 @@ CODES: Final[dict[str, Kind]] = {
     "NS-S040": Kind(REJECTED, "a channel fits no other one after registration", "channels of one examination", "check the files"),
     "NS-S041": Kind(REJECTED, "a step of preparation cannot be done", "a scan that it is made for", "leave it out, or skip it"),
     "NS-S042": Kind(WARNED, "a step of preparation was skipped", "a scan that it is made for", "check its label map"),
+    "NS-S043": Kind(
+        NOTED, "a large image was predicted in parts", "one that can be held at once", "nothing; it says what is left out"
+    ),
     # label maps
     "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
     "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),

@@ -20,6 +20,7 @@ VARIABLE: Final = "NNSEG_LIMITS"
 LIMITS: Final[dict[str, int]] = {
     "memory_percent": 80,
     "plane_pixels": 89_478_485,
+    "whole_pixels": 2**26,
     "image_values": 2**48,
     "packed_dicom_bytes": 256_000_000,
     "nested_sequences": 64,

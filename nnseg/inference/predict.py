@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.options import Runtime
-from nnseg.core.plan import Plan
+from nnseg.core.plan import Plan, Preprocessing
 from nnseg.core.scan_ranges import ScanFacts, measure_scan
 from nnseg.core.trust import Confidence, Trust
 from nnseg.inference.instances import mean_intensities
@@ -31,6 +32,7 @@ from nnseg.inference.uncertainty import UncertaintyStats
 from nnseg.inference.volumes import IN_MEMORY_BYTES, OutputVolumes, RequestedOutputs
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
+from nnseg.preprocessing.normalize import ChannelStatistics, fix_statistics
 from nnseg.preprocessing.preprocess import OwnNormalizer, preprocess, separate_back
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,20 @@ class Predictor:
             ModelError: the networks give no numbers.
         """
         return self.infer(self.prepare(scan))
+
+    def for_parts(self, statistics: Sequence[ChannelStatistics]) -> Predictor:
+        """The predictor, with the same networks, for parts of one large image: normalized as the whole, and not postprocessed.
+
+        Args:
+            statistics: of each channel of the whole.
+        """
+        parts = copy.copy(self)
+        parts.model = replace(self.model, postprocessing=())
+        parts._groups = tuple(
+            replace(group, plan=group.plan.model_copy(update={"preprocessing": _fixed(group.plan.preprocessing, statistics)}))
+            for group in self._groups
+        )
+        return parts
 
     def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed, on the CPU, for all networks that need no previous stage.
@@ -326,6 +342,10 @@ class Predictor:
         sample, placement = stats.sample(), prepared.cases[self._groups[0].key].placement
         orientation = network_orientation(prepared.scan, self._groups[0].plan)
         return replace(sample, voxels=canonical_voxels(sample.voxels, prepared.scan.grid, placement, orientation))
+
+
+def _fixed(preprocessing: Preprocessing, statistics: Sequence[ChannelStatistics]) -> Preprocessing:
+    return preprocessing.model_copy(update={"normalization": fix_statistics(preprocessing.normalization, statistics)})
 
 
 def _check_previous(model: Model) -> None:

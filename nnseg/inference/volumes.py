@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from nnseg.core.decisions import ObjectRule, ObjectRules
@@ -27,7 +29,7 @@ from nnseg.network.bundle import Model
 from nnseg.storage.files import FULL
 
 IN_MEMORY_BYTES = 2**28
-"""Larger probability volumes are kept in a file."""
+"""Larger volumes of probabilities, and label maps of large images, are kept in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class OutputVolumes:
         self.uncertainty = np.zeros(grid.shape, np.float32) if requested.uncertainty else None
         self.probabilities: Floats | None = None
         if requested.probabilities:
-            self.probabilities = _empty((len(model.labels.heads), *grid.shape), requested.scratch)
+            self.probabilities = empty_array((len(model.labels.heads), *grid.shape), np.float32, requested.scratch)
             self.probabilities[:] = 0
             if not model.labels.regions:
                 self.probabilities[0] = 1  # outside the crop everything is background
@@ -143,15 +145,15 @@ class OutputVolumes:
         return NumberedObjects(numbers=numbers, counts=counts, scores=scores)
 
 
-def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:
-    """A float32 array, in an unnamed file if it is large.
+def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike, scratch: Path | None) -> npt.NDArray[Any]:
+    """An array, in an unnamed file if it is large.
 
     Raises:
         WriteError: the disk is full. Space is reserved, since the system ends a process that writes a mapped file to a full disk.
     """
-    needed = 4 * math.prod(shape)
+    needed = np.dtype(dtype).itemsize * math.prod(shape)
     if needed <= IN_MEMORY_BYTES:
-        return np.empty(shape, np.float32)
+        return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=scratch) as file:
         try:
             if hasattr(os, "posix_fallocate"):
@@ -159,6 +161,6 @@ def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:
         except OSError as error:
             if error.errno in FULL:  # others are of file systems that reserve no space
                 place = scratch or tempfile.gettempdir()
-                found = f"cannot keep probabilities in {place}: {error.strerror} ({needed / 1e6:.1f} MB are needed)"
+                found = f"cannot keep results in {place}: {error.strerror} ({needed / 1e6:.1f} MB are needed)"
                 raise WriteError(f"{found}; free some space, and repeat the command") from error
-        return np.memmap(file, np.float32, "w+", shape=shape)  # keeps the file open as long as it lives
+        return np.memmap(file, dtype, "w+", shape=shape)  # keeps the file open as long as it lives

@@ -6,7 +6,9 @@ every scan), or by the range of its format ("rgb_to_0_1").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,57 @@ Normalizer = Callable[[Floats, Normalization, Mask | None], Floats]
 
 SMALLEST_DIVISOR = 1e-8
 """Least divisor: a constant channel becomes zeros."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """Mean, standard deviation, least and greatest value of a channel."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+def measure_channels(parts: Iterable[npt.NDArray[Any]]) -> tuple[ChannelStatistics, ...]:
+    """The statistics of the channels of an image, of which one part is held at a time.
+
+    Args:
+        parts: (C, ...), finite values alone count.
+
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance" (means and squares of parts).
+    """
+    rows = [[_moments(channel) for channel in part] for part in parts]
+    count, mean, squares, low, high = np.moveaxis(np.array(rows, np.float64), -1, 0)  # each (parts, C)
+    total = np.maximum(count.sum(axis=0), 1)
+    whole = (count * mean).sum(axis=0) / total
+    std = np.sqrt((squares + count * (mean - whole) ** 2).sum(axis=0) / total)
+    ends = np.where(count.sum(axis=0) > 0, (low.min(axis=0), high.max(axis=0)), 0.0)
+    return tuple(ChannelStatistics(mean=m, std=s, low=a, high=b) for m, s, a, b in zip(whole, std, *ends, strict=True))
+
+
+def _moments(values: npt.NDArray[Any]) -> tuple[float, ...]:
+    """Number, mean, squared deviations from it, least and greatest of the finite values."""
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not values.size:
+        return 0.0, 0.0, 0.0, np.inf, -np.inf
+    return values.size, values.mean(dtype=np.float64), values.var(dtype=np.float64) * values.size, values.min(), values.max()
+
+
+def fix_statistics(normalization: Sequence[Normalization], statistics: Sequence[ChannelStatistics]) -> tuple[Normalization, ...]:
+    """The normalization of parts of an image as that of the whole, whose channels have these statistics."""
+    return tuple(_fixed(settings, channel) for settings, channel in zip(normalization, statistics, strict=True))
+
+
+def _fixed(settings: Normalization, channel: ChannelStatistics) -> Normalization:
+    mean, std = (channel.mean, channel.std) if settings.scheme == "zscore" else (channel.low, channel.high - channel.low)
+    if settings.scheme not in OF_THE_IMAGE:
+        return settings
+    return Normalization(scheme="ct", masked=settings.masked, mean=mean, std=std, low=channel.low, high=channel.high)
+
+
+OF_THE_IMAGE = ("zscore", "rescale_to_0_1")
+"""Schemes that scale a channel by its own statistics."""
 
 
 def normalize(image_CZYX: Floats, normalization: Sequence[Normalization]) -> Floats:

@@ -23,18 +23,21 @@ from typing import TYPE_CHECKING, Protocol
 from nnseg.core.dataset import counted, list_some
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.geometry import Grid, Vector, format_axes
-from nnseg.core.image import Scan, Source
+from nnseg.core.image import Integers, Scan, Source
 from nnseg.core.registration import StepRecord
 from nnseg.inference.interruption import checked
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.preprocessing.prepare import preparation_gb, prepare_scan
+from nnseg.serving.large_images import PartPredictor, for_model, label_file, largest_part, note_large, predict_large
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, answer_questions, write_prediction
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import channel_files
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import suffix_of
-from nnseg.storage.images.read import read_header, read_scan
+from nnseg.storage.images.large_tiff import LargeImage, find_large, write_large_labels
+from nnseg.storage.images.raw import ReadOptions
+from nnseg.storage.images.read import Header, read_header, read_scan
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.prepared import write_prepared
@@ -83,6 +86,8 @@ class _CaseInFlight:
     needed_gb: float = 0.0
     admitted: bool = False
     folder: Path | None = None
+    large: LargeImage | None = None
+    large_labels: Integers | None = None
     source: Source | None = None
     prepared: PreparedScan | None = None
     prediction: Prediction | None = None
@@ -227,7 +232,12 @@ class PredictionPipeline:
             case.record = previous
             return False
         case.update(input=content, key=key, images=tuple(path.absolute() for path in named))
+        if isinstance(self._predictor, PartPredictor) and (large := find_large(images, ReadOptions(spacing=self._spacing(case)))):
+            case.large = for_model(large, self._predictor.model, self._target, suffix)
         self._admit(case, images)
+        if case.large:
+            case.update(findings=(note_large(case.large, self._predictor.model),))
+            return True
         self._report_stage(case, "read")
         with case.timed("read"):
             scan = read_scan(images, repair=True, spacing=self._spacing(case))
@@ -264,7 +274,7 @@ class PredictionPipeline:
     def _admit(self, case: _CaseInFlight, images: Sequence[Path]) -> None:
         """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
         target = self._target
-        header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
+        header, wanted = self._header(case, images), self._predictor.model.channels
         if header.channels not in (len(wanted), len(wanted) - len(target.missing(case.task.case))):
             found = f"has {counted(header.channels, 'channel')} in {counted(len(images), 'file')}"
             expected = f"{counted(len(wanted), 'channel')} ({', '.join(wanted)}), in this order"
@@ -289,9 +299,22 @@ class PredictionPipeline:
         self._memory.enter(case.needed_gb, limit_gb=allowed)
         case.admitted = True
 
+    def _header(self, case: _CaseInFlight, images: Sequence[Path]) -> Header:
+        """Of a scan, or of the largest part of a large image that is in memory at once."""
+        if case.large is None:
+            return read_header(images, repair=True, spacing=self._spacing(case))
+        grid = case.large.grid(largest_part(case.large, self._predictor.model))
+        return Header(grid=grid, channels=case.large.channels)
+
     def _infer(self, case: _CaseInFlight) -> bool:
-        assert case.prepared is not None
         self._report_stage(case, "network")
+        if case.large:
+            assert isinstance(self._predictor, PartPredictor)
+            with checked(partial(self._check, case)):
+                case.large_labels, seconds = predict_large(self._predictor, case.large, self._target.out)
+            case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in seconds.items()})
+            return True
+        assert case.prepared is not None
         target, prepared, case.prepared = self._target, case.prepared, None
         with checked(partial(self._check, case)):
             prediction = self._predictor.infer(
@@ -305,7 +328,20 @@ class PredictionPipeline:
         case.update(registrations=prediction.registrations)
         return True
 
+    def _write_large(self, case: _CaseInFlight) -> bool:
+        labels, case.large_labels = case.large_labels, None
+        assert case.large is not None
+        assert labels is not None
+        self._report_stage(case, "write")
+        file = self._target.out / label_file(case.large, case.name, case.task.suffix or self._target.suffix)
+        with case.timed("write"):
+            write_large_labels(labels, file, like=case.large)
+        case.update(status="done", file=file.name, hash=file_hash(file))
+        return False
+
     def _write(self, case: _CaseInFlight) -> bool:
+        if case.large:
+            return self._write_large(case)
         prediction, case.prediction = case.prediction, None
         assert prediction is not None
         assert case.source is not None

@@ -201,19 +201,27 @@ def check_size(
         held: bytes of the file that may be voxels; None if that is not known.
         packing: one of `MOST_PACKED`.
     """
-    count, itemsize = math.prod(map(int, shape)), np.dtype(dtype).itemsize
-    size = " x ".join(map(str, shape[:8])) + (" ..." if len(shape) > 8 else "")
-    promised = (held or 0) * MOST_PACKED[packing] + FEWEST_BYTES
-    if held is not None and count * itemsize > promised and not options.only_header:
-        found = f"has {held} bytes, and its header announces {size} values of {itemsize} bytes"
-        raise ScanError.at(
-            path, found, f"{count * itemsize} bytes", "copy it again; it is truncated, or its header is wrong", "NS-S002"
-        )
+    if held is not None and not options.only_header:
+        check_held(path, shape, dtype, held, packing)
+    count, itemsize, size = math.prod(map(int, shape)), np.dtype(dtype).itemsize, _sizes(shape)
     found = f"is an image of {size} values"
     check_limit("image_values", count, path, found, ScanError, "cut it", "NS-S037")
     if not options.only_header:
         needed = count * max(BYTES_EACH, itemsize + 8)
         check_memory(path, needed, f"{found}, which takes {{:,.1f}} GB of memory to read", "cut it or make it smaller")
+
+
+def check_held(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, held: int, packing: str) -> None:
+    """Raise ScanError for an image that its file cannot hold; arguments as of `check_size`."""
+    itemsize = np.dtype(dtype).itemsize
+    announced = math.prod(map(int, shape)) * itemsize
+    if announced > held * MOST_PACKED[packing] + FEWEST_BYTES:
+        found = f"has {held} bytes, and its header announces {_sizes(shape)} values of {itemsize} bytes"
+        raise ScanError.at(path, found, f"{announced} bytes", "copy it again; it is truncated, or its header is wrong", "NS-S002")
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape[:8])) + (" ..." if len(shape) > 8 else "")
 
 
 def check_memory(place: Path | str, needed: float, found: str, advice: str) -> None:

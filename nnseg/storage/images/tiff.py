@@ -23,7 +23,17 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit, limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
-from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, flat_raw, placeholder
+from nnseg.storage.images.raw import (
+    FEW,
+    READ_DEFAULTS,
+    RawImage,
+    ReadOptions,
+    StatedSize,
+    check_held,
+    check_size,
+    flat_raw,
+    placeholder,
+)
 from nnseg.storage.images.sidecar import read_sidecar
 from nnseg.storage.images.tiff_spacing import X_RESOLUTION, Y_RESOLUTION, VoxelSize, ome_sizes, voxel_size
 from nnseg.system.regular import open_regular
@@ -84,31 +94,53 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, truncated, of a compression that is not known, or with more axes than a volume with channels has.
     """
-    try:
-        with _logged_errors() as errors, tifffile.TiffFile(path) as file:
-            _check_pages(path, file)
-            series, page = file.series[0], file.series[0].keyframe
-            _check_codec(path, page)
-            _check_length(path, series)
-            _check_announced(path, series, options)
-            exif, size = orientation_of(_tag(page, ORIENTATION)), voxel_size(file)
-            pixels, axes = _pixels(file, series, options)
-            stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(path, file)
-    except ScanError:
-        raise
-    except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again", "NS-S004") from error
-    if errors:
-        raise ScanError.at(path, f"is damaged ({errors[0]})", "a complete TIFF", "copy it again; it may be truncated")
+    with open_tiff(path) as file:
+        series, page = file.series[0], file.series[0].keyframe
+        _check_announced(path, series, options)
+        exif, size = orientation(page), voxel_size(file)
+        pixels, axes = _pixels(file, series, options)
+        stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(path, file)
     voxels, is_2d, notes = _arranged(path, pixels, axes, stated=bool(stated))
     known, of_size = _known_size(read_sidecar(path), size, options, is_2d=is_2d)
     raw = flat_raw(voxels, known, options, is_2d=is_2d, transparency="S" in axes)
     return turned(raw, exif, *notes, *of_size, *others, *exif_note(exif))
 
 
-def _tag(page: Any, number: int) -> Any:
-    tag = page.tags.get(number)
-    return int(tag.value) if tag is not None and isinstance(tag.value, int) else None
+@contextmanager
+def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF file that is as long as its first image needs, of a known compression; whatever fails within is an error of the file.
+
+    Raises:
+        ScanError: no image, truncated, or of a compression that is not known.
+    """
+    try:
+        with _logged_errors() as errors, tifffile.TiffFile(path) as file:
+            _check_pages(path, file)
+            _check_codec(path, file.series[0].keyframe)
+            _check_length(path, file.series[0])
+            yield file
+    except ScanError:
+        raise
+    except Exception as error:  # tifffile raises whatever a damaged file leads it into
+        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again", "NS-S004") from error
+    if errors:
+        raise ScanError.at(path, f"is damaged ({errors[0]})", "a complete TIFF", "copy it again; it may be truncated")
+
+
+def orientation(page: Any) -> int:
+    """How a page says that it is to be turned, 1 to 8."""
+    tag = page.tags.get(ORIENTATION)
+    return orientation_of(int(tag.value) if tag is not None and isinstance(tag.value, int) else None)
+
+
+def known_size(path: Path, file: tifffile.TiffFile, options: ReadOptions) -> StatedSize:
+    """The pixel size of a two-dimensional image: of CASE.json, of its tags, or as the options say.
+
+    Raises:
+        ScanError: CASE.json gives a spacing that is none.
+    """
+    known, _ = _known_size(read_sidecar(path), voxel_size(file), options, is_2d=True)
+    return known if known.spacing else StatedSize(spacing=options.spacing)
 
 
 def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
@@ -178,28 +210,51 @@ def _check_announced(path: Path, series: Any, options: ReadOptions) -> None:
     if page.compression in (*EMBEDDED, *PICTURES) and not options.only_header:
         for one in pages:
             _check_embedded(path, one)
-    held = None if series.kind == "ome" else sum(sum(one.databytecounts) for one in pages)  # OME's pages may be in other files
-    check_size(path, series.shape, series.dtype, options, held=held, packing=PACKING.get(int(page.compression), "any"))
+    held = None if series.kind == "ome" else _held(series)  # OME's pages may be in other files
+    check_size(path, series.shape, series.dtype, options, held=held, packing=_packing(page))
     part, whole = (math.prod(shape) * page.dtype.itemsize for shape in (page.chunks, page.shape))
     if part > LARGEST_PART * whole + SMALL_PART:
         found = f"has strips or tiles of {' x '.join(map(str, page.chunks))} in an image of {' x '.join(map(str, page.shape))}"
         raise ScanError.at(path, found, "parts that are not much larger than the image", "export it again")
 
 
+def _held(series: Any) -> int:
+    return sum(sum(page.databytecounts) for page in series.pages if page is not None)
+
+
+def _packing(page: Any) -> str:
+    return PACKING.get(int(page.compression), "any")
+
+
+def check_held_pixels(path: Path, series: Any) -> None:
+    """Raise ScanError for an image with more pixels than the file can hold, however much memory there is."""
+    check_held(path, series.shape, series.dtype, _held(series), _packing(series.keyframe))
+
+
 def _check_embedded(path: Path, page: Any) -> None:
-    """Raise ScanError for a picture in a strip or tile with more pixels than that has: its decoder would unpack all of them."""
     with open_regular(path) as file:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             file.seek(offset)
-            if page.compression in PICTURES:
-                shape = _picture_shape(file.read(count), PICTURES[page.compression])
-            else:
-                start = file.read(EMBEDDED_BYTES)
-                shape = next((_two_numbers(start, start.find(magic) + at) for magic, at in SIZES.items() if magic in start), ())
-            if math.prod(shape) > max(math.prod(page.chunks), SMALL_PART):
-                sizes = [" x ".join(map(str, size)) for size in (shape, page.chunks)]
-                found = f"has a picture of {sizes[0]} pixels in a strip or tile of {sizes[1]}"
-                raise ScanError.at(path, found, "as many as the strip or tile has", "export it again")
+            check_picture(path, page, file.read(count if page.compression in PICTURES else EMBEDDED_BYTES))
+
+
+def check_picture(path: Path, page: Any, content: bytes) -> None:
+    """Raise ScanError for a picture in a strip or tile with more pixels than that has: its decoder would unpack all of them.
+
+    Args:
+        content: of the strip or tile.
+    """
+    if page.compression not in (*EMBEDDED, *PICTURES):
+        return
+    if page.compression in PICTURES:
+        shape = _picture_shape(content, PICTURES[page.compression])
+    else:
+        start = content[:EMBEDDED_BYTES]
+        shape = next((_two_numbers(start, start.find(magic) + at) for magic, at in SIZES.items() if magic in start), ())
+    if math.prod(shape) > max(math.prod(page.chunks), SMALL_PART):
+        sizes = [" x ".join(map(str, size)) for size in (shape, page.chunks)]
+        found = f"has a picture of {sizes[0]} pixels in a strip or tile of {sizes[1]}"
+        raise ScanError.at(path, found, "as many as the strip or tile has", "export it again")
 
 
 def _two_numbers(start: bytes, place: int) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""Voxel sizes in the tags of TIFF files: those of ImageJ, OME and Micro-Manager."""
+"""Voxel sizes in the tags of TIFF files: those of ImageJ, OME, Micro-Manager and Aperio."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,7 +40,7 @@ class VoxelSize:
 
 def voxel_size(file: tifffile.TiffFile) -> VoxelSize | None:
     """The size of a file's voxels in mm; None if it has none with a unit of length."""
-    return next((size for read in (_of_ome, _of_imagej, _of_micromanager) if (size := read(file)) is not None), None)
+    return next((size for read in (_of_ome, _of_imagej, _of_micromanager, _of_aperio) if (size := read(file)) is not None), None)
 
 
 def ome_sizes(spacing: Vector, unit: str, *, is_2d: bool) -> dict[str, Any]:
@@ -80,6 +81,12 @@ def _of_micromanager(file: tifffile.TiffFile) -> VoxelSize | None:
     summary = (file.micromanager_metadata or {}).get("Summary", {}) if file.is_micromanager else {}
     across = (summary.get("PixelSize_um"), "um")
     return _size({"Z": (summary.get("z-step_um"), "um"), "Y": across, "X": across})
+
+
+def _of_aperio(file: tifffile.TiffFile) -> VoxelSize | None:
+    """Source: Aperio Technologies, Digital Slides and Third-Party Data Interchange: "MPP", micrometres per pixel."""
+    match = re.search(r"\|\s*MPP\s*=\s*([\d.]+)", file.pages.first.description) if file.is_svs else None
+    return _size(dict.fromkeys("YX", (match[1], "um"))) if match else None
 
 
 def _size(stated: dict[str, tuple[Any, str | None]]) -> VoxelSize | None:
