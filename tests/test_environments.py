@@ -190,10 +190,10 @@ def test_probabilities_for_which_the_disk_has_no_room_are_an_error(small_disk: P
     monkeypatch.setattr(volumes, "IN_MEMORY_BYTES", 0)
 
     def fill(megabytes: int) -> None:
-        volumes._empty((megabytes, 250_000), small_disk)[:] = 1
+        volumes.empty_array((megabytes, 250_000), "float32", small_disk)[:] = 1
 
     assert [outcome.reason for outcome in map_items(fill, [2], workers=1)] == [None]
-    with pytest.raises(WriteError, match=r"cannot keep probabilities in .*: No space left on device \(8\.0 MB are needed\)"):
+    with pytest.raises(WriteError, match=r"cannot keep results in .*: No space left on device \(8\.0 MB are needed\)"):
         list(map_items(fill, [8], workers=1))
 
 

@@ -224,7 +224,6 @@ def known_suffixes(*, writable: bool = False) -> str:
 
 PACKED_DICOM = ".dcm.gz"
 TIFF = (".tif", ".tiff")
-SLIDE = (".svs",)
 LOSSLESS_PICTURE = ".png"
 
 _NIFTI = FileFormat(read=read_nifti, write=write_nifti)
@@ -260,7 +259,6 @@ FORMATS: dict[str, FileFormat] = {
     ".gif": _GIF,
     ".tif": _TIFF,
     ".tiff": _TIFF,
-    ".svs": replace(_TIFF, write=None, label_suffix=".tif", map_suffix=".tif"),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
 }

@@ -23,7 +23,7 @@ from nnseg.core.limits import limit
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.canonical import canonical_part
 from nnseg.storage.images.exif import ORIENTATION, turned
-from nnseg.storage.images.formats import SLIDE, TIFF, suffix_of
+from nnseg.storage.images.formats import TIFF, suffix_of
 from nnseg.storage.images.raw import RawImage, ReadOptions, StatedSize, flat_raw, placeholder
 from nnseg.storage.images.tiff import check_held_pixels, check_picture, known_size, open_tiff, orientation
 from nnseg.storage.images.tiff_spacing import ome_sizes
@@ -120,7 +120,7 @@ def find_large(images: Sequence[Path], options: ReadOptions) -> LargeImage | Non
         ScanError: no image, truncated, or with strips that are too large to be unpacked.
     """
     path = images[0]
-    if len(images) != 1 or suffix_of(path) not in (*TIFF, *SLIDE) or not path.is_file():
+    if len(images) != 1 or suffix_of(path) not in TIFF or not path.is_file():
         return None
     with open_tiff(path) as file:
         series, page = file.series[0], file.series[0].keyframe
