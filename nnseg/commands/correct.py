@@ -24,7 +24,7 @@ from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read_case import LabelledScan, check_values, place_labels, read_case_scan
 from nnseg.storage.files import file_hash, write_aside
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import has_segments, read_label_map, read_marks
+from nnseg.storage.images.read import has_segments, read_label_map, read_marks, stored_grid
 from nnseg.storage.images.write import write_label_map
 from nnseg.storage.locks import locked
 
@@ -97,7 +97,7 @@ def correct(folder: Path, name: str, mask: Path, reading: Reading) -> Correction
     after = read.label_map
     known = found.declared or _labels_of(after, *([before] if before else []))
     findings = (*check_values(corrected, count_values(after.labels), known), *read.findings)
-    if scan.grid != scan.source.grid.reoriented(scan.source.grid.canonical()):
+    if stored_grid(scan) != scan.grid:
         raise ScanError.at(case.images[0], "is stored on a sheared grid", "right angles", "replace the file yourself")
     with locked(folder / FOLDER, busy="another nnseg corrects the dataset of {}; wait for it"):
         kept = next(path for path in _places(folder / FOLDER, file) if not path.exists())

@@ -151,8 +151,7 @@ def largest_part(image: LargeImage, model: Model) -> tuple[int, int]:
 
 def label_file(image: LargeImage, name: str, suffix: str = "") -> str:
     """The name of the file of a case's label map."""
-    own = suffix_of(image.path)
-    return name + (suffix or (own if own in TIFF else TIFF[0]))
+    return name + (suffix or suffix_of(image.path))
 
 
 def _check_possible(image: LargeImage, model: Model, target: OutputTarget, suffix: str) -> None:
